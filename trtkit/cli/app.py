@@ -1,0 +1,63 @@
+"""The `trtkit` program: one file a command; errors become one message and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import sys
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from trtkit.errors import TrtkitError
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "deploy": "The whole way: recipe.toml -> bundle with every target's artifact, measured.",
+    "export": "torch -> ONNX, checked against torch at several batch sizes.",
+    "rewrite": "ONNX -> ONNX by named passes, each checked numerically.",
+    "calibrate": "ONNX + data -> calibration table, in one resumable sweep.",
+    "quantize": "ONNX + table -> ONNX lowered for a target (FP16, INT8), checked.",
+    "compare": "Two models on the same data: outputs, layers, task metrics.",
+    "build": "ONNX -> TensorRT plan, in a child process.",
+    "pack": "Artifacts -> one bundle.",
+    "run": "Bundle + pictures -> predictions.",
+    "bench": "Latency, throughput, size and memory of a bundle, with the conditions.",
+    "inspect": "An ONNX model, table, plan or bundle as a table.",
+    "doctor": "What this machine has, what works with it, and how to get what is missing.",
+}
+"""Every command with its one line of help; trtkit/cli/NAME.py holds a function of that name, and
+imports what is heavy inside it."""
+
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback(help="From a trained PyTorch vision model to the fastest artifact that a board can run.")
+def _options(
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Show what each step does, and tracebacks."),
+) -> None:
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, format="%(message)s",
+                        handlers=[RichHandler(console=Console(stderr=True), show_path=False)])
+
+
+for _name, _help in COMMANDS.items():
+    if importlib.util.find_spec(f"trtkit.cli.{_name}"):
+        app.command(_name, help=_help)(getattr(importlib.import_module(f"trtkit.cli.{_name}"), _name))
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 1 a TrtkitError, 2 wrong usage, 130 interrupted."""
+    try:
+        app()
+    except TrtkitError as err:
+        if "-v" in sys.argv or "--verbose" in sys.argv:
+            raise
+        Console(stderr=True).print(f"[bold red]Error:[/] {type(err).__name__}:", err, markup=False, highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Interrupted.")
+        sys.exit(130)

@@ -1,0 +1,155 @@
+"""What a model can be lowered for: one frozen row a target, read from targets.toml and from the user's own files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from trtkit.errors import SpecError
+from trtkit.precision import Precision
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["Target", "get_target", "load_targets", "read_toml"]
+
+_CHOICES = {
+    "runtime": ("tensorrt", "tensorrt_rtx", "onnxruntime"),
+    "device": ("cuda", "dla", "cpu"),
+    "typing": ("strong", "weak", ""),
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A board or GPU family, and what its runtime accepts.
+
+    Attributes:
+        name: Key of the row.
+        description: For people.
+        runtime: "tensorrt", "tensorrt_rtx" or "onnxruntime".
+        device: "cuda", "dla" or "cpu".
+        placement: Name of the quantization placement rules (trtkit.quant.placement).
+        precisions: What a lowering may ask for.
+        opset: ONNX opset of the FP32 model.
+        typing: "strong" (the graph carries the types), "weak" (builder flags and cache); "" for ONNX Runtime.
+        tensorrt: TensorRT version of the board, such as "10.3"; "" where any will do.
+        sm: Compute capability, such as "8.7"; "" where several are meant.
+        arch: Machine of a CPU target as platform.machine() prints it; "" otherwise.
+        cpu_flags: Features that the CPU must have; "a|b" means either.
+    """
+
+    name: str
+    description: str
+    runtime: str
+    device: str
+    placement: str
+    precisions: tuple[Precision, ...]
+    opset: int
+    typing: str = ""
+    tensorrt: str = ""
+    sm: str = ""
+    arch: str = ""
+    cpu_flags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for key, choices in _CHOICES.items():
+            if getattr(self, key) not in choices:
+                raise SpecError(f"Target '{self.name}': {key} is '{getattr(self, key)}'. "
+                                f"Choose one of: {', '.join(filter(None, choices))}")
+        if (self.device == "cpu") != (self.runtime == "onnxruntime"):
+            raise SpecError(f"Target '{self.name}': device '{self.device}' does not go with runtime '{self.runtime}'. "
+                            "onnxruntime runs on cpu, tensorrt and tensorrt_rtx on cuda or dla")
+        if (self.typing == "") != (self.device == "cpu"):
+            raise SpecError(f"Target '{self.name}': typing is '{self.typing}'. TensorRT targets are strong or weak, "
+                            "CPU targets have none")
+        if self.typing == "weak" and (self.runtime == "tensorrt_rtx" or self.tensorrt.split(".")[0] == "11"):
+            raise SpecError(f"Target '{self.name}': TensorRT 11 and TensorRT-RTX have no weak typing. "
+                            "Use typing strong")
+        if self.typing == "strong" and self.tensorrt.split(".")[0] == "8":
+            raise SpecError(f"Target '{self.name}': TensorRT {self.tensorrt} has no strong typing. Use typing weak")
+
+    @property
+    def is_tensorrt(self) -> bool:
+        """Whether TensorRT, of either flavour, runs it."""
+        return self.runtime != "onnxruntime"
+
+    def check(self, precision: Precision) -> None:
+        """Raise SpecError when this target cannot run `precision`."""
+        if precision not in self.precisions:
+            can = ", ".join(p.value for p in self.precisions)
+            raise SpecError(f"Target '{self.name}' ({self.description}) does not run {precision.value}. It runs: {can}")
+
+    def runs_on(self, machine: str, cpu_flags: frozenset[str]) -> bool:
+        """Whether a CPU target runs on a machine with this architecture and these features."""
+        return self.device == "cpu" and self.arch == machine and all(
+            any(flag in cpu_flags for flag in either.split("|")) for either in self.cpu_flags)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the content of a TOML file.
+
+    Raises:
+        SpecError: It is missing, or is no TOML (with TOML's own line and column).
+    """
+    try:
+        content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return content
+    except OSError as err:
+        raise SpecError(f"'{path}' cannot be read: {err.strerror}") from err
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise SpecError(f"'{path}' is not valid TOML: {err}") from err
+
+
+def load_targets(extra: Path | None = None) -> Mapping[str, Target]:
+    """Return every target by name: the built-in rows, then those of the user's file, which win.
+
+    Raises:
+        SpecError: A row has an unknown key, lacks one, or contradicts itself.
+    """
+    rows = _built_in() if extra is None else {**_built_in(), **_read_rows(extra)}
+    return MappingProxyType(rows)
+
+
+def get_target(name: str, extra: Path | None = None) -> Target:
+    """Return one target.
+
+    Raises:
+        SpecError: There is none of that name.
+    """
+    targets = load_targets(extra)
+    if name not in targets:
+        raise SpecError(f"Target '{name}' is unknown. There are: {', '.join(targets)}. "
+                        "A TOML file of your own adds more: --targets FILE")
+    return targets[name]
+
+
+@lru_cache(maxsize=1)
+def _built_in() -> dict[str, Target]:
+    return _read_rows(Path(__file__).with_name("targets.toml"))
+
+
+def _read_rows(path: Path) -> dict[str, Target]:
+    return {name: _row(name, values, path) for name, values in read_toml(path).items()}
+
+
+def _row(name: str, values: Any, path: Path) -> Target:
+    known = {f.name: f for f in fields(Target)}
+    if not isinstance(values, dict):
+        raise SpecError(f"'{path}': '{name}' is not a table. Write [{name}] and one key a line")
+    unknown = sorted(set(values) - set(known) | ({"name"} & set(values)))
+    needed = ("description", "runtime", "device", "placement", "precisions", "opset")
+    missing = [key for key in needed if key not in values]
+    if unknown or missing:
+        fault = f"unknown key '{unknown[0]}'" if unknown else f"no key '{missing[0]}'"
+        raise SpecError(f"'{path}': target '{name}' has {fault}. Keys: {', '.join(k for k in known if k != 'name')}")
+    row: dict[str, Any] = dict(values, precisions=tuple(Precision.parse(p) for p in values["precisions"]),
+                  cpu_flags=tuple(values.get("cpu_flags", ())))
+    return Target(name=name, **row)
