@@ -159,7 +159,7 @@ class Preprocess:
             known = ", ".join(f.name for f in fields(cls))
             fault = f"unknown key '{unknown[0]}'" if unknown else "no 'size'"
             raise SpecError(f"Preprocessing has {fault}. It takes: {known}")
-        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
         return cls(**values)
 
     def fingerprint(self) -> str:
