@@ -1,0 +1,9 @@
+"""Observed values -> histograms -> quantization ranges: exact, mergeable, computed after the data is gone."""
+
+from __future__ import annotations
+
+from trtkit.ranges.estimators import estimate
+from trtkit.ranges.histogram import Histogram
+from trtkit.ranges.table import CalibrationTable
+
+__all__ = ["CalibrationTable", "Histogram", "estimate"]

@@ -1,0 +1,152 @@
+"""The result of one calibration sweep: a histogram for each tensor, and what it was made from.
+
+File format, version 1: magic, header length, JSON header, bins and counts of the tensors in the order of the header,
+SHA-256 of all before. Little-endian, counts in the fewest bytes that hold them. Same content, same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trtkit.errors import CalibrationError
+from trtkit.files import atomic_write
+from trtkit.ranges.histogram import Histogram
+
+__all__ = ["CalibrationTable"]
+
+_MAGIC = b"TRTKCAL\n"
+_VERSION = 1
+_DIGEST_BYTES = 32
+
+
+@dataclass(frozen=True)
+class CalibrationTable:
+    """Histograms by tensor name, with the fingerprints that tell whether they still apply.
+
+    Attributes:
+        tensors: Histogram of each observed tensor.
+        samples: How many samples were seen.
+        model: Fingerprint of the model.
+        data: Fingerprint of the data; merged tables carry those of their parts, joined by "+".
+        preprocess: Fingerprint of the preprocessing; "" when the data came prepared.
+    """
+
+    tensors: Mapping[str, Histogram]
+    samples: int
+    model: str
+    data: str
+    preprocess: str
+
+    def merge(self, other: CalibrationTable) -> CalibrationTable:
+        """Return the table of the data of both, whatever their order.
+
+        Raises:
+            CalibrationError: They come from another model or preprocessing, or observe different tensors.
+        """
+        for what in ("model", "preprocess"):
+            _same(what, getattr(self, what), getattr(other, what), "these tables cannot be merged")
+        if self.tensors.keys() != other.tensors.keys():
+            odd = sorted(self.tensors.keys() ^ other.tensors.keys())
+            raise CalibrationError(f"{len(odd)} tensors are in one table only, such as '{odd[0]}', so these tables "
+                                   "cannot be merged. Calibrate both with the same version of trtkit")
+        tensors = {name: histogram.add(other.tensors[name]) for name, histogram in self.tensors.items()}
+        data = "+".join(sorted(self.data.split("+") + other.data.split("+")))
+        return CalibrationTable(tensors, self.samples + other.samples, self.model, data, self.preprocess)
+
+    def check(self, *, model: str | None = None, preprocess: str | None = None, data: str | None = None) -> None:
+        """Return when the table was made from these; None is not compared.
+
+        Raises:
+            CalibrationError: The table is stale.
+        """
+        for what, wanted in (("model", model), ("preprocess", preprocess), ("data", data)):
+            if wanted is not None:
+                _same(what, getattr(self, what), wanted, "the calibration table is stale")
+
+    def save(self, path: Path) -> None:
+        """Write the table to `path`, whole or not at all.
+
+        Raises:
+            SpecError: It cannot be written.
+        """
+        atomic_write(Path(path), self.to_bytes())
+
+    @classmethod
+    def load(cls, path: Path) -> CalibrationTable:
+        """Read what `save` wrote.
+
+        Raises:
+            CalibrationError: The file is missing, truncated, changed, or no table of this version.
+        """
+        try:
+            data = Path(path).read_bytes()
+        except OSError as err:
+            raise CalibrationError(f"Calibration table '{path}' cannot be read: {err.strerror}. "
+                                   "Run: trtkit calibrate") from err
+        return cls.from_bytes(data, name=str(path))
+
+    def to_bytes(self) -> bytes:
+        """Return the file format of this module."""
+        names = sorted(self.tensors)
+        body: list[bytes] = []
+        rows: list[dict[str, Any]] = []
+        for name in names:
+            histogram = self.tensors[name]
+            kind = np.min_scalar_type(histogram.counts.max(initial=0)).newbyteorder("<")
+            body += [histogram.bins.astype("<u2").tobytes(), histogram.counts.astype(kind).tobytes()]
+            rows.append({"name": name, "bins": histogram.bins.size, "count_bytes": kind.itemsize,
+                         "min": float(histogram.min).hex(), "max": float(histogram.max).hex()})
+        header = json.dumps({"version": _VERSION, "samples": self.samples, "model": self.model, "data": self.data,
+                             "preprocess": self.preprocess, "tensors": rows}, sort_keys=True).encode()
+        content = b"".join([_MAGIC, len(header).to_bytes(8, "little"), header, *body])
+        return content + hashlib.sha256(content).digest()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, name: str = "the table") -> CalibrationTable:
+        """Read what `to_bytes` returned.
+
+        Args:
+            data: The bytes.
+            name: What to call them in an error.
+
+        Raises:
+            CalibrationError: They are truncated, changed, or no table of this version.
+        """
+        content, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
+        if not data.startswith(_MAGIC):
+            raise CalibrationError(f"'{name}' ({len(data)} bytes) is no calibration table. Run: trtkit calibrate")
+        if hashlib.sha256(content).digest() != digest:
+            raise CalibrationError(f"Calibration table '{name}' ({len(data)} bytes) is truncated or was changed. "
+                                   "Run: trtkit calibrate")
+        start = len(_MAGIC) + 8
+        body = start + int.from_bytes(content[len(_MAGIC):start], "little")
+        header = json.loads(content[start:body])
+        if header["version"] != _VERSION:
+            raise CalibrationError(f"Calibration table '{name}' has format version {header['version']}; this trtkit "
+                                   f"reads version {_VERSION}. Update trtkit or calibrate again")
+        return cls(_read_tensors(header["tensors"], content, body), header["samples"], header["model"],
+                   header["data"], header["preprocess"])
+
+
+def _read_tensors(rows: list[dict[str, Any]], content: bytes, offset: int) -> dict[str, Histogram]:
+    tensors = {}
+    for row in rows:
+        size, width = row["bins"], row["count_bytes"]
+        bins = np.frombuffer(content, "<u2", size, offset).astype(np.uint16)
+        counts = np.frombuffer(content, f"<u{width}", size, offset + 2 * size).astype(np.uint64)
+        offset += (2 + width) * size
+        tensors[row["name"]] = Histogram(bins, counts, float.fromhex(row["min"]), float.fromhex(row["max"]))
+    return tensors
+
+
+def _same(what: str, mine: str, wanted: str, consequence: str) -> None:
+    if mine != wanted:
+        raise CalibrationError(f"Made for {what} {mine or '(none)'}, but here it is {wanted or '(none)'}: "
+                               f"{consequence}. Run trtkit calibrate again on this {what}")
