@@ -1,8 +1,8 @@
 """The first bytes of a TensorRT plan -> who built it and what for, without TensorRT and without a GPU.
 
-    TensorRT 10 and 11   "ftrt" u32 0 ... bytes 24..27 = major, minor, patch, build
-    TensorRT-RTX         "vtrt" ... u64 @12 = size of the file, bytes 20..23 = major, minor, patch, build,
-                         "vtrt" @24, u32 @28 = bit mask of compute capabilities
+    TensorRT 10 and 11   "ftrt", u32 @4 = 0, bytes 24..27 = major, minor, patch, build
+    TensorRT-RTX         "vtrt", u64 @16 = size of the file, bytes 24..27 = major, minor, patch, build,
+                         "vtrt" @28, u32 @32 = bit mask of compute capabilities
 
 Source: trtexec's printPlanVersion (TensorRT 10.3, 10.16, 11.1); for RTX, engines of TensorRT-RTX 1.7.1 built for each
 compute capability. The layout of TensorRT 8 plans is not documented: their version reads as "".
@@ -62,20 +62,20 @@ def read_plan_header(data: bytes) -> PlanHeader:
 
 def _tensorrt_header(data: bytes) -> PlanHeader:
     known = data[4:8] == b"\0\0\0\0" and 9 <= data[24] < 100
-    return PlanHeader("tensorrt", _version(data, 24) if known else "", ())
+    return PlanHeader("tensorrt", _version(data) if known else "", ())
 
 
 def _rtx_header(data: bytes) -> PlanHeader:
-    (size,) = struct.unpack_from("<Q", data, 12)
-    if size != len(data) or data[24:28] != b"vtrt":
+    (size,) = struct.unpack_from("<Q", data, 16)
+    if size != len(data) or data[28:32] != b"vtrt":
         raise BundleError(f"Plan is damaged: its header speaks of {size} bytes, there are {len(data)}. "
                           "Copy or build it again")
-    (mask,) = struct.unpack_from("<I", data, 28)
+    (mask,) = struct.unpack_from("<I", data, 32)
     if mask == _PORTABLE_MASK:
-        return PlanHeader("tensorrt_rtx", _version(data, 20), (PORTABLE,))
+        return PlanHeader("tensorrt_rtx", _version(data), (PORTABLE,))
     named = tuple(sm for bit, sm in enumerate(_RTX_BITS) if mask >> bit & 1)
-    return PlanHeader("tensorrt_rtx", _version(data, 20), named)
+    return PlanHeader("tensorrt_rtx", _version(data), named)
 
 
-def _version(data: bytes, offset: int) -> str:
-    return ".".join(map(str, data[offset:offset + 4]))
+def _version(data: bytes) -> str:
+    return ".".join(map(str, data[24:28]))

@@ -1,0 +1,66 @@
+"""The build itself, inside the child process: model file -> plan bytes, one call of TensorRT after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from trtkit.build.config import configure
+from trtkit.build.dla import use_dla
+from trtkit.build.faults import Watch
+from trtkit.build.flavour import Flavour
+from trtkit.build.monitor import attach_monitor
+from trtkit.build.network import create_network, parse_onnx
+from trtkit.build.options import BuildOptions
+from trtkit.build.plugins import load_plugins
+from trtkit.build.profiles import add_profiles, check_profiles
+from trtkit.build.timing import attach_timing_cache, save_timing_cache
+from trtkit.build.weak import apply_weak_precision
+from trtkit.runtime.trt_log import capture_log
+from trtkit.tensors import ShapeProfile
+
+__all__ = ["Compiled", "compile_model"]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Plan bytes, and the profiles that they were built with."""
+
+    data: bytes
+    profiles: tuple[ShapeProfile, ...]
+
+
+def compile_model(flavour: Flavour, model: Path, options: BuildOptions, report: Callable[[int, int], None]) -> Compiled:
+    """Build the plan of an ONNX file with the TensorRT of this process.
+
+    Args:
+        flavour: The imported TensorRT.
+        model: Path of the ONNX file; external data lies beside it.
+        options: How to build.
+        report: Called with steps done and steps known so far.
+
+    Raises:
+        BuildError: TensorRT refused something; with its own words.
+    """
+    log, logger = capture_log(flavour.trt)
+    watch = Watch(flavour, log)
+    load_plugins(flavour, logger, options.plugins, watch)
+    builder = flavour.trt.Builder(logger)
+    network = create_network(flavour, builder, options.typing, watch)
+    parser = parse_onnx(flavour, network, logger, model, watch)
+    profiles = check_profiles(network, options.profiles, static=options.dla_core is not None)
+    config = builder.create_builder_config()
+    configure(flavour, config, options, watch)
+    use_dla(flavour, builder, config, options, watch)
+    added = add_profiles(builder, network, config, profiles, watch)
+    calibrator = None
+    if options.typing == "weak":
+        calibrator = apply_weak_precision(flavour, network, config, options, added, watch)
+    cache = attach_timing_cache(flavour, config, options.timing_cache, watch)
+    monitor = attach_monitor(flavour, config, report)
+    serialized = builder.build_serialized_network(network, config)
+    watch.check_result("the engine cannot be built", serialized is not None)
+    save_timing_cache(config, options.timing_cache, cache)
+    del parser, calibrator, monitor  # TensorRT used them up to here
+    return Compiled(bytes(serialized), profiles)

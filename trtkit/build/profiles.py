@@ -1,0 +1,100 @@
+"""Shape profiles -> optimization profiles, checked against the network's inputs before TensorRT sees them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from trtkit.build.faults import Watch
+from trtkit.errors import BuildError
+from trtkit.tensors import ShapeProfile
+
+__all__ = ["add_profiles", "check_profiles", "network_inputs"]
+
+logger = logging.getLogger(__name__)
+
+_HOW = "Give --batch 1,4,8, or --min, --opt and --max NAME=1x3x224x224 for each dynamic input"
+
+
+def network_inputs(network: Any) -> dict[str, Any]:
+    """Return the network's input tensors by name, in their order."""
+    tensors = [network.get_input(i) for i in range(network.num_inputs)]
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def check_profiles(network: Any, profiles: Sequence[ShapeProfile], *, static: bool = False) -> tuple[ShapeProfile, ...]:
+    """Return the profiles to build with: those given, or batch 1 when the batch alone is dynamic, or none.
+
+    Args:
+        network: The parsed network.
+        profiles: What was asked for.
+        static: Whether each shape must have one size (min = opt = max), as the DLA needs it.
+
+    Raises:
+        BuildError: A dynamic input has no profile, or a profile does not fit the inputs.
+    """
+    inputs = network_inputs(network)
+    dynamic = [name for name, tensor in inputs.items() if tensor.is_shape_tensor or -1 in tuple(tensor.shape)]
+    if not profiles and dynamic:
+        profiles = (_batch_one(inputs, dynamic),)
+    for index, profile in enumerate(profiles):
+        for fault in _faults(index, profile, inputs, dynamic):
+            raise BuildError(fault)
+        if static and not profile.min == profile.opt == profile.max:
+            raise BuildError(f"Profile {index} has a range of shapes; the DLA runs one. Give min, opt and max the same sizes, "
+                             "such as --batch 1,1,1")
+    return tuple(profiles)
+
+
+def _batch_one(inputs: dict[str, Any], dynamic: list[str]) -> ShapeProfile:
+    shapes = {name: tuple(inputs[name].shape) for name in dynamic}
+    batch_only = all(shape[:1] == (-1,) and -1 not in shape[1:] for shape in shapes.values())
+    if not batch_only or any(inputs[name].is_shape_tensor for name in dynamic):
+        told = ", ".join(f"{name}: {shape}" for name, shape in shapes.items())
+        raise BuildError(f"The model has dynamic inputs ({told}; -1 is dynamic) and no profile says how large they get. {_HOW}")
+    logger.info("No profile given: building for batch 1")
+    ones = {name: (1, *shape[1:]) for name, shape in shapes.items()}
+    return ShapeProfile(ones, ones, ones)
+
+
+def _faults(index: int, profile: ShapeProfile, inputs: dict[str, Any], dynamic: list[str]) -> list[str]:
+    there = ", ".join(f"{name}: {tuple(tensor.shape)}" for name, tensor in inputs.items())
+    unknown = [name for name in profile.min if name not in inputs]
+    missing = [name for name in dynamic if name not in profile.min]
+    if unknown:
+        return [f"Profile {index} names '{unknown[0]}', which is no input. The model's inputs: {there}"]
+    if missing:
+        return [f"Profile {index} says nothing of the dynamic input '{missing[0]}'. {_HOW}. The model's inputs: {there}"]
+    return [f"Profile {index} gives input '{name}' {which} shape {shape}, the model has {tuple(inputs[name].shape)} "
+            "(-1 is dynamic). Keep its rank and its fixed sizes"
+            for name in profile.min if not inputs[name].is_shape_tensor
+            for which, shape in (("min", profile.min[name]), ("opt", profile.opt[name]), ("max", profile.max[name]))
+            if not _fits(shape, tuple(inputs[name].shape))]
+
+
+def _fits(shape: tuple[int, ...], declared: tuple[int, ...]) -> bool:
+    return len(shape) == len(declared) and all(want in (-1, size) for size, want in zip(shape, declared))
+
+
+def add_profiles(builder: Any, network: Any, config: Any, profiles: Sequence[ShapeProfile], watch: Watch) -> list[Any]:
+    """Add the profiles to `config` and return TensorRT's objects for them.
+
+    Raises:
+        BuildError: TensorRT refused one.
+    """
+    made = []
+    for index, profile in enumerate(profiles):
+        made.append(_optimization_profile(builder, network, profile))
+        added = config.add_optimization_profile(made[-1])  # -1 when it is invalid
+        watch.check(f"optimization profile {index} was refused", added >= 0)
+    return made
+
+
+def _optimization_profile(builder: Any, network: Any, profile: ShapeProfile) -> Any:
+    made = builder.create_optimization_profile()
+    inputs = network_inputs(network)
+    for name in profile.min:
+        setter = made.set_shape_input if inputs[name].is_shape_tensor else made.set_shape
+        setter(name, profile.min[name], profile.opt[name], profile.max[name])
+    return made
