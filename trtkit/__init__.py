@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trtkit.runtime.select import open
+    from trtkit.opening import open
 
 __all__ = ["__version__", "open"]
 
@@ -18,7 +18,7 @@ except PackageNotFoundError:
 
 def __getattr__(name: str) -> Any:
     if name == "open":
-        from trtkit.runtime.select import open
+        from trtkit.opening import open
 
         return open
     raise AttributeError(f"module 'trtkit' has no attribute '{name}'")

@@ -1,0 +1,216 @@
+"""Manifest + machine -> what could run here, best first, and what could not and why. Pure: opens and builds nothing.
+
+    1. plans that fit the GPU and TensorRT of this machine
+    2. plans that TensorRT can build here from an ONNX artifact of the bundle
+    3. ONNX artifacts on the CPU: measured on such a CPU, the fastest first; else FP32; else what at least computes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from trtkit.bundle.manifest import Artifact, BundleManifest
+from trtkit.device import Device, TensorRt
+from trtkit.errors import SpecError
+from trtkit.precision import Precision
+from trtkit.target import Target, load_targets
+
+__all__ = ["Candidate", "Ranking", "Wish", "rank"]
+
+Action = Literal["load", "build", "cpu"]
+
+_NARROWEST_FIRST = (Precision.INT8, Precision.FP16, Precision.FP32)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the caller wants.
+
+    Attributes:
+        device: "auto", "cpu" or "cuda".
+        target: Only artifacts of this target; any when None.
+        precision: Only artifacts of this precision; any when None.
+    """
+
+    device: str = "auto"
+    target: str | None = None
+    precision: Precision | None = None
+
+    def __post_init__(self) -> None:
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise SpecError(f"device is '{self.device}'. Choose one of: auto, cpu, cuda")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to run the model.
+
+    Attributes:
+        artifact: The plan or ONNX model.
+        action: "load" a plan, "build" a plan here, or run ONNX on the "cpu".
+        reason: Why it stands where it does.
+    """
+
+    artifact: Artifact
+    action: Action
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """All ways to run the model, best first, and a sentence for each artifact or group that cannot be used."""
+
+    candidates: tuple[Candidate, ...]
+    rejected: tuple[str, ...]
+
+
+def rank(manifest: BundleManifest, device: Device, wish: Wish | None = None, *, can_build: bool = False) -> Ranking:
+    """Return what of a bundle could run on a device, best first.
+
+    Args:
+        manifest: Of the bundle.
+        device: The machine.
+        wish: What the caller wants.
+        can_build: Whether there is something that builds plans.
+
+    Raises:
+        SpecError: The bundle has nothing of the target or precision that the caller wants.
+    """
+    wish = wish or Wish()
+    artifacts = _wished(manifest, wish)
+    targets = {target.name: target for target in (*manifest.targets, *load_targets().values())}
+    rejected: list[str] = []
+    candidates: list[Candidate] = []
+    if wish.device != "cpu":
+        candidates += _on_gpu(artifacts, targets, device, can_build, rejected)
+    if wish.device != "cuda":
+        candidates += _on_cpu(artifacts, targets, device, rejected)
+    return Ranking(tuple(candidates), tuple(rejected))
+
+
+def _wished(manifest: BundleManifest, wish: Wish) -> list[Artifact]:
+    chosen = [a for a in manifest.artifacts
+              if wish.target in (None, a.target) and wish.precision in (None, a.precision)]
+    if not chosen:
+        asked = " ".join(filter(None, (wish.target, wish.precision and wish.precision.value)))
+        there = ", ".join(dict.fromkeys(f"{a.target} {a.precision.value}" for a in manifest.artifacts))
+        raise SpecError(f"Bundle '{manifest.name}' has nothing for {asked}. It has: {there}")
+    return chosen
+
+
+def _on_gpu(artifacts: list[Artifact], targets: Mapping[str, Target], device: Device, can_build: bool,
+            rejected: list[str]) -> list[Candidate]:
+    sources = [a for a in artifacts if a.kind == "onnx" and a.target in targets and targets[a.target].is_tensorrt]
+    plans = [a for a in artifacts if a.kind == "plan"]
+    if not (plans or sources):
+        return []
+    if device.gpu is None:
+        rejected.append("TensorRT artifacts: this machine has no usable NVIDIA GPU")
+        return []
+    candidates = list(_loadable(plans, device, rejected))
+    if device.tensorrt is None:
+        rejected.append("building a plan here: no TensorRT can be imported")
+    elif not can_build:
+        rejected.append("building a plan here: not asked for (trtkit.open does it)")
+    else:
+        candidates += _buildable(sources, targets, device, device.tensorrt, rejected)
+    return candidates
+
+
+def _loadable(plans: Iterable[Artifact], device: Device, rejected: list[str]) -> Iterator[Candidate]:
+    fitting = []
+    for artifact in plans:
+        fit = artifact.engine.fits(device) if artifact.engine else None
+        if fit:
+            fitting.append(artifact)
+        elif fit is not None:
+            rejected.append(f"{artifact}: {' '.join(fit.reasons)}")
+    for artifact in sorted(fitting, key=_by_speed):
+        yield Candidate(artifact, "load", f"a plan built for this GPU and TensorRT{_measured(artifact)}")
+
+
+def _buildable(sources: Iterable[Artifact], targets: Mapping[str, Target], device: Device, tensorrt: TensorRt,
+               rejected: list[str]) -> Iterator[Candidate]:
+    able = []
+    for artifact in sources:
+        fault = _build_fault(targets[artifact.target], tensorrt)
+        if fault:
+            rejected.append(f"building {artifact} here: {fault}")
+        else:
+            able.append(artifact)
+    for artifact in sorted(able, key=lambda a: (_distance(targets[a.target], device, tensorrt), _by_speed(a))):
+        yield Candidate(artifact, "build", f"no plan fits, so {tensorrt.module} {tensorrt.version} builds one here")
+
+
+def _build_fault(target: Target, tensorrt: TensorRt) -> str:
+    """Return why this TensorRT cannot build what was lowered for `target`; "" when it can."""
+    major = _release(tensorrt.version)[0]
+    if target.runtime != tensorrt.module:
+        return f"it was lowered for {target.runtime}, this machine has {tensorrt.module}"
+    if target.typing == "weak" and (tensorrt.module == "tensorrt_rtx" or major > 10):
+        return f"it is weakly typed, and TensorRT {tensorrt.version} has strong typing only"
+    if target.typing == "strong" and tensorrt.module == "tensorrt" and major < 10:
+        return f"it is strongly typed, and TensorRT {tensorrt.version} has weak typing only"
+    return ""
+
+
+def _distance(target: Target, device: Device, tensorrt: TensorRt) -> tuple[bool, bool, int]:
+    """How far a target is from this machine: another processor, another GPU, another version (0, 1, 2)."""
+    wanted, here = _release(target.tensorrt), _release(tensorrt.version)
+    same_version = 0 if here[:len(wanted)] == wanted or not target.tensorrt else 1 if here[0] == wanted[0] else 2
+    other_gpu = device.gpu is not None and target.sm not in ("", device.gpu.sm)
+    return target.device == "dla", other_gpu, same_version
+
+
+def _on_cpu(artifacts: list[Artifact], targets: Mapping[str, Target], device: Device,
+            rejected: list[str]) -> list[Candidate]:
+    models = [a for a in artifacts if a.kind == "onnx"]
+    if not models:
+        rejected.append("ONNX Runtime: no ONNX artifact was asked for or is there")
+        return []
+    if not device.onnxruntime:
+        rejected.append("ONNX Runtime: it is not installed or does not load. Run: pip install 'trtkit[cpu]'")
+        return []
+    fitting = [name for name, target in targets.items() if target.runs_on(device.machine, device.cpu_flags)]
+    order: list[Candidate] = []
+    seen: set[int] = set()
+
+    def add(these: Iterable[Artifact], reason: str) -> None:
+        for artifact in these:
+            if id(artifact) not in seen:
+                seen.add(id(artifact))
+                order.append(Candidate(artifact, "cpu", reason + _measured(artifact)))
+
+    for name in fitting:
+        mine = [a for a in models if a.target == name]
+        add(sorted((a for a in mine if a.p50_ms is not None), key=_by_speed), f"the fastest measured for {name}")
+    for name in fitting:
+        add((a for a in models if a.target == name and a.precision is Precision.FP32),
+            f"FP32 for {name}; nothing was measured on such a CPU")
+    add((a for a in models if _is_plain(a, targets)), "FP32, which any CPU computes alike")
+    for name in fitting:
+        add((a for a in models if a.target == name), f"made for {name}, but not measured against FP32")
+    add((a for a in models if a.precision is Precision.FP32), "FP32, lowered for another device")
+    add(models, "nothing fits this CPU; this was lowered for another device and may be slow or inexact")
+    return order
+
+
+def _is_plain(artifact: Artifact, targets: Mapping[str, Target]) -> bool:
+    target = targets.get(artifact.target)
+    return artifact.precision is Precision.FP32 and target is not None and target.device == "cpu"
+
+
+def _by_speed(artifact: Artifact) -> tuple[float, int]:
+    """Measured ones by latency, then the others, narrow formats first."""
+    p50 = artifact.p50_ms
+    return float("inf") if p50 is None else p50, _NARROWEST_FIRST.index(artifact.precision)
+
+
+def _measured(artifact: Artifact) -> str:
+    return "" if artifact.p50_ms is None else f" ({artifact.p50_ms:.2f} ms)"
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit()) or (0,)
