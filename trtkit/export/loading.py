@@ -1,0 +1,182 @@
+"""Name of a factory + file of weights -> module, ready to export."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pickle
+import struct
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from trtkit._optional import require
+from trtkit.errors import ExportError, SpecError
+
+__all__ = ["load_module", "load_weights"]
+
+_NESTED_UNDER = ("state_dict", "model_state_dict", "model")
+"""Keys under which training scripts keep the weights beside their own state."""
+
+_SHOWN = 5
+
+
+def load_module(factory: str, weights: Path | None = None) -> torch.nn.Module:
+    """Return the module that `factory` makes, with `weights` in it, in evaluation mode.
+
+    Args:
+        factory: "pkg.module:name" (the current folder is importable) or "path/to/file.py:name"; the name is a function
+            or class that is called without arguments, or a module as it is. A name may have dots.
+        weights: A safetensors file, or one that torch.load(weights_only=True) reads; random weights when None.
+
+    Raises:
+        SpecError: `factory` is not of either form.
+        ExportError: It cannot be imported, fails, or makes no module; the weights are unreadable or do not fit.
+    """
+    place, colon, name = factory.rpartition(":")
+    if not (colon and place and name):
+        raise SpecError(f"'{factory}' is no factory. Write pkg.module:name or path/to/file.py:name")
+    is_file = place.endswith(".py")
+    with _importable(Path(place).resolve().parent if is_file else Path.cwd()):
+        source = _import_file(Path(place)) if is_file else _import_name(place)
+        module = _made(source, name, factory)
+    if weights is not None:
+        load_weights(module, weights)
+    return module.eval()
+
+
+def load_weights(module: torch.nn.Module, path: Path) -> None:
+    """Put the weights of a file into a module, all of them.
+
+    A dict nested under "state_dict", "model_state_dict" or "model" is found, and the "module." that DataParallel
+    leaves in front of names is dropped.
+
+    Raises:
+        ExportError: The file is missing, unreadable or holds more than tensors, or keys or shapes do not fit.
+    """
+    state = _fitted_prefix(_read(Path(path)), module)
+    own = module.state_dict()
+    wrong = [f"{key} {tuple(value.shape)} instead of {tuple(own[key].shape)}" for key, value in state.items()
+             if key in own and own[key].shape != value.shape]
+    shared = {own[key].data_ptr() for key in state if key in own}
+    missing = [key for key, value in own.items() if key not in state and value.data_ptr() not in shared]
+    unexpected = [key for key in state if key not in own]
+    if missing or unexpected or wrong:
+        told = [_told("missing", missing), _told("unexpected", unexpected), _told("of another shape", wrong)]
+        raise ExportError(f"'{path}' does not fit {type(module).__name__}: {'; '.join(filter(None, told))}. "
+                          "Use the factory that the weights were trained with")
+    module.load_state_dict(state, strict=False)
+
+
+def _told(what: str, keys: list[str]) -> str:
+    more = f", and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return f"{len(keys)} {what} ({', '.join(keys[:_SHOWN])}{more})" if keys else ""
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as err:
+        raise ExportError(f"Weights '{path}' cannot be read: {err.strerror}. Give a safetensors file or a state_dict "
+                          "saved by torch.save") from err
+    content = _read_safetensors(path) if path.suffix == ".safetensors" or head[8:] == b"{" else _read_torch(path)
+    for key in _NESTED_UNDER:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not content or not all(map(torch.is_tensor, content.values())):
+        raise ExportError(f"Weights '{path}' hold {type(content).__name__}, not names and tensors. "
+                          "Save module.state_dict()")
+    return content
+
+
+def _read_safetensors(path: Path) -> Any:
+    reader = require("safetensors.torch", extra="export", feature="Reading safetensors")
+    error = require("safetensors", extra="export", feature="Reading safetensors").SafetensorError
+    try:
+        return reader.load_file(path)
+    except (error, OSError, ValueError, struct.error) as err:
+        raise ExportError(f"Weights '{path}' are no readable safetensors file: {err}. Save them again, or fetch the "
+                          "file again") from err
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as err:
+        raise ExportError(f"Weights '{path}' hold more than tensors, or are no weights: unpickling them could run "
+                          "code, so they are not loaded. Save module.state_dict() with safetensors or "
+                          "torch.save") from err
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as err:
+        line = (str(err).splitlines() or [type(err).__name__])[0]
+        raise ExportError(f"Weights '{path}' cannot be read: {line}. They must be a safetensors file or a state_dict "
+                          "saved by torch.save") from err
+
+
+def _fitted_prefix(state: Mapping[str, torch.Tensor], module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    prefix = "module."
+    own = module.state_dict()
+    if all(key.startswith(prefix) for key in state) and not any(key in own for key in state):
+        return {key[len(prefix):]: value for key, value in state.items()}
+    return dict(state)
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _import_name(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as err:
+        raise ExportError(f"Module '{name}' cannot be imported: {type(err).__name__}: {err}. "
+                          "Run trtkit from the folder that holds it, or give path/to/file.py:name") from err
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ExportError(f"'{path}' does not exist. Give the file that holds the factory")
+    name = f"trtkit_factory_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ExportError(f"'{path}' is no Python file. Give a .py file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and torch.export look their own module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as err:
+        del sys.modules[name]
+        raise ExportError(f"'{path}' cannot be imported: {type(err).__name__}: {err}. "
+                          "Run it with python first") from err
+    return module
+
+
+def _made(source: ModuleType, name: str, factory: str) -> torch.nn.Module:
+    made: Any = source
+    for part in name.split("."):
+        if not hasattr(made, part):
+            public = ", ".join(sorted(n for n in vars(source) if not n.startswith("_"))[:12])
+            raise ExportError(f"'{factory}' names nothing: there is no '{part}'. There are: {public}")
+        made = getattr(made, part)
+    if not isinstance(made, torch.nn.Module):
+        if not callable(made):
+            raise ExportError(f"'{factory}' is a {type(made).__name__}. Name a function that returns the module")
+        try:
+            made = made()
+        except Exception as err:
+            raise ExportError(f"'{factory}' fails: {type(err).__name__}: {err}. "
+                          "It is called without arguments") from err
+    if not isinstance(made, torch.nn.Module):
+        raise ExportError(f"'{factory}' returns a {type(made).__name__}, not a torch.nn.Module. Return the module")
+    return made
