@@ -29,6 +29,7 @@ from trtkit.tensors import ShapeProfile
 
 __all__ = ["build_plan"]
 
+_DEFAULT = BuildOptions()
 _TAIL_LINES = 8
 _TAIL_CHARACTERS = 1500
 
@@ -46,10 +47,10 @@ class _Story:
 
     @property
     def builder(self) -> str:
-        return f"{FLAVOURS[self.flavour]} {self.version}" if self.flavour else "the build"
+        return f"{FLAVOURS[self.flavour]} {self.version}" if self.flavour else "TensorRT"
 
 
-def build_plan(model: bytes | Path, options: BuildOptions = BuildOptions(), *, progress: Progress = silent,
+def build_plan(model: bytes | Path, options: BuildOptions = _DEFAULT, *, progress: Progress = silent,
                timeout_s: float | None = None) -> Plan:
     """Build a TensorRT plan from an ONNX model, in a child process.
 
@@ -80,8 +81,8 @@ def build_plan(model: bytes | Path, options: BuildOptions = BuildOptions(), *, p
 def _check_gpu(options: BuildOptions) -> None:
     gpu = probe_gpu() if options.sm else None
     if gpu is not None and gpu.sm != options.sm:
-        raise BuildError(f"The target's GPU is SM {options.sm}; this machine's {gpu.name} is SM {gpu.sm}, and TensorRT builds "
-                         "for the GPU that is there. Build on the target")
+        raise BuildError(f"The target's GPU is SM {options.sm}; this machine's {gpu.name} is SM {gpu.sm}, and "
+                         "TensorRT builds for the GPU that is there. Build on the target")
 
 
 def _model_file(model: bytes | Path, folder: Path) -> Path:
@@ -171,9 +172,9 @@ def _judge(story: _Story, code: int, timeout_s: float | None, stderr: str) -> No
     said = [line.text for line in story.log[-_TAIL_LINES:]] + stderr.splitlines()[-_TAIL_LINES:]
     last = " Its last lines: " + " | ".join(said) if said else ""
     if story.timed_out:
-        raise BuildError(f"{story.builder.capitalize()} was ended after {timeout_s:g} s without a plan.{last} Allow more time, or lower "
-                         "the optimization level")
-    raise BuildError(f"The child process of {story.builder} {_end(code)}.{last}")
+        raise BuildError(f"Building with {story.builder} was ended after {timeout_s:g} s without a plan.{last} Allow "
+                         "more time, or lower the optimization level")
+    raise BuildError(f"The process that builds with {story.builder} {_end(code)}.{last}")
 
 
 def _end(code: int) -> str:
@@ -181,10 +182,10 @@ def _end(code: int) -> str:
         return f"ended with exit code {code} and no plan"
     name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
     if name == "SIGKILL":
-        return ("was killed (SIGKILL), most often because memory ran out. Lower the workspace limit, the largest profile "
-                "shape or the optimization level, or add swap")
-    return (f"crashed ({name}) inside TensorRT. Simplify the model (trtkit rewrite), drop plugins and unusual operators, or "
-            "try another TensorRT version")
+        return ("was killed (SIGKILL), most often because memory ran out. Lower the workspace limit, the largest "
+                "profile shape or the optimization level, or add swap")
+    return (f"crashed ({name}) inside TensorRT. Simplify the model (trtkit rewrite), drop plugins and unusual "
+            "operators, or try another TensorRT version")
 
 
 def _key(data: bytes, options: BuildOptions, story: _Story) -> EngineKey:

@@ -1,4 +1,4 @@
-"""Build options -> builder config; each setting is read back, because TensorRT refuses many of them with a log line only."""
+"""Build options -> builder config; each setting is read back: TensorRT refuses many of them with a log line only."""
 
 from __future__ import annotations
 
@@ -48,21 +48,22 @@ def set_flag(flavour: Flavour, config: Any, name: str, watch: Watch) -> None:
 
 def _set_level(flavour: Flavour, config: Any, level: int, watch: Watch) -> None:
     if not hasattr(config, "builder_optimization_level"):
-        raise BuildError(f"{flavour.title} has no optimization level, which came with 8.6. Leave optimization_level out")
+        raise BuildError(f"{flavour.title} has no optimization level, which came with 8.6. "
+                         "Leave optimization_level out")
     config.builder_optimization_level = level
     watch.check(f"optimization level {level} was refused", config.builder_optimization_level == level)
 
 
 def _set_compute_capabilities(flavour: Flavour, config: Any, wanted: tuple[str, ...], watch: Watch) -> None:
     if not hasattr(config, "num_compute_capabilities"):
-        raise BuildError(f"{flavour.title} builds for the GPU that is here, not for a list of compute capabilities. Leave "
-                         "compute_capabilities out, or build with TensorRT-RTX")
+        raise BuildError(f"{flavour.title} builds for the GPU that is here, not for a list of compute capabilities. "
+                         "Leave compute_capabilities out, or build with TensorRT-RTX")
     known = flavour.trt.ComputeCapability.__members__
     config.num_compute_capabilities = len(wanted)
     for index, sm in enumerate(wanted):
         name = f"SM{sm.replace('.', '')}"
         if name not in known:
             has = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in known if name.startswith("SM"))
-            raise BuildError(f"{flavour.title} cannot build for SM {sm}. It can for: {has}; with none given, for Ampere and "
-                             "later")
+            raise BuildError(f"{flavour.title} cannot build for SM {sm}. It can for: {has}; with none given, for "
+                             "Ampere and later")
         watch.check(f"compute capability {sm} was refused", config.set_compute_capability(known[name], index))

@@ -24,7 +24,8 @@ def use_dla(flavour: Flavour, builder: Any, config: Any, options: BuildOptions, 
     if core is None:
         return
     if core >= cores:
-        raise BuildError(f"{flavour.title} sees {cores} DLA cores here, core {core} was asked for. {_why(flavour, cores)}")
+        raise BuildError(f"{flavour.title} sees {cores} DLA cores here, core {core} was asked for. "
+                         f"{_why(flavour, cores)}")
     if options.precision is Precision.FP32:
         raise BuildError("The DLA runs FP16 and INT8, not FP32. Build with precision fp16 or int8")
     config.default_device_type = flavour.trt.DeviceType.DLA
@@ -39,5 +40,5 @@ def _why(flavour: Flavour, cores: int) -> str:
         return f"Choose 0 to {cores - 1}"
     if flavour.is_rtx:
         return "TensorRT-RTX never uses a DLA. Build with TensorRT on the board"
-    return ("Xavier and Orin have DLAs (Orin Nano and Thor have none), and TensorRT drives them up to 10.7 (JetPack 5 and 6) "
-            "and again from 11.4.1 (JetPack 7.2.2). Build on such a board, or for its GPU")
+    return ("Xavier and Orin have DLAs (Orin Nano and Thor have none), and TensorRT drives them up to 10.7 (JetPack "
+            "5 and 6) and again from 11.4.1 (JetPack 7.2.2). Build on such a board, or for its GPU")

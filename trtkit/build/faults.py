@@ -44,7 +44,7 @@ class Watch:
     def check_result(self, what: str, ok: object) -> None:
         """Do as `check`, but let the result alone decide: some calls log errors on the way to success.
 
-        Such are the registration of plugins (one that is there already) and the build (a tactic that was tried in vain).
+        Such are registering plugins (one is there already) and building (a tactic was tried in vain).
         """
         if not ok:
             raise build_error(self.flavour, what, self.log.tail(self._mark))

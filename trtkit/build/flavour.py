@@ -65,8 +65,8 @@ def load_flavour(wanted: str, version: str = "") -> Flavour:
     flavour = _first_that_imports((wanted,) if wanted else tuple(_EXTRAS))
     asked = version.split(".") if version else []
     if flavour.version.split(".")[:len(asked)] != asked:
-        raise BuildError(f"The target has TensorRT {version}; here is {flavour.title}, and a plan runs only in the version "
-                         "that built it. Build on the board, or in the container that has this version")
+        raise BuildError(f"The target has TensorRT {version}; here is {flavour.title}, and a plan runs only in the "
+                         "version that built it. Build on the board, or in the container that has this version")
     return flavour
 
 

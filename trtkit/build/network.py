@@ -22,12 +22,12 @@ def network_flags(flavour: Flavour, typing: str) -> int:
     """
     names = flavour.trt.NetworkDefinitionCreationFlag
     if typing == "weak" and not flavour.has_weak_typing:
-        raise BuildError(f"{flavour.title} has no weak typing: FP16 and INT8 builder flags and calibration caches were removed "
-                         "in TensorRT 11 and TensorRT-RTX 1.5. Lower the model itself (trtkit quantize) and build with "
-                         "typing 'strong'")
+        raise BuildError(f"{flavour.title} has no weak typing: FP16 and INT8 builder flags and calibration caches "
+                         "were removed in TensorRT 11 and TensorRT-RTX 1.5. Lower the model itself (trtkit quantize) "
+                         "and build with typing 'strong'")
     if typing == "strong" and not flavour.has_strong_typing:
-        raise BuildError(f"{flavour.title} has no strong typing, which came with TensorRT 10. Build the FP32 model with "
-                         "typing 'weak', a precision and, for INT8, a calibration cache")
+        raise BuildError(f"{flavour.title} has no strong typing, which came with TensorRT 10. Build the FP32 model "
+                         "with typing 'weak', a precision and, for INT8, a calibration cache")
     if not flavour.has_strong_typing:
         return 1 << int(names.EXPLICIT_BATCH)  # the ONNX parser of TensorRT 8 insists on it
     if typing == "strong" and flavour.has_weak_typing:
@@ -62,8 +62,8 @@ def parse_onnx(flavour: Flavour, network: Any, logger: Any, model: Path, watch: 
     if not parser.parse(data, str(model)):
         raise _parse_error(flavour, parser, watch)
     if network.num_outputs == 0:
-        raise BuildError(f"Model '{model.name}' ({len(data)} bytes) has no outputs. Mark the results as graph outputs and "
-                         "export it again")
+        raise BuildError(f"Model '{model.name}' ({len(data)} bytes) has no outputs. Mark the results as graph outputs "
+                         "and export it again")
     watch.step()
     return parser
 
@@ -73,7 +73,7 @@ def _parse_error(flavour: Flavour, parser: Any, watch: Watch) -> BuildError:
     if not errors:
         return build_error(flavour, "the model cannot be parsed", watch.log.tail())
     lines = [line for error in errors for line in _describe(flavour, error)]
-    return BuildError(f"{flavour.title} cannot import the model ({len(errors)} faults):\n  ".replace("(1 faults)", "(1 fault)") + "\n  ".join(dict.fromkeys(lines)))
+    return BuildError(f"{flavour.title} cannot import the model:\n  " + "\n  ".join(dict.fromkeys(lines)))
 
 
 def _describe(flavour: Flavour, error: Any) -> Iterator[str]:
@@ -82,7 +82,8 @@ def _describe(flavour: Flavour, error: Any) -> Iterator[str]:
     operator = error.node_operator() if hasattr(error, "node_operator") else ""
     code = getattr(error.code(), "name", str(error.code()))
     index = error.node()  # -1 when the fault is in no node
-    where = "the model" if index < 0 else f"node {index}" + (f" '{name}'" if name else "") + (f" ({operator})" if operator else "")
+    node = f"node {index}" + (f" '{name}'" if name else "") + (f" ({operator})" if operator else "")
+    where = node if index >= 0 else "the model"
     said = error.desc().strip()
     yield f"{where}: {code}" + (f": {said}" if said not in ("", "false") else "")
     for advice in hints_for(f"{operator} {code} {said}", rtx=flavour.is_rtx):

@@ -78,8 +78,9 @@ class BuildOptions:
                             "the model to it for strong typing: trtkit quantize")
         weak_int8 = self.typing == "weak" and self.precision is Precision.INT8
         if self.calibration_cache is not None and not weak_int8:
-            raise SpecError(f"A calibration cache goes with typing 'weak' and precision 'int8', not with '{self.typing}' "
-                            f"and '{self.precision.value}'. Strong typing takes its scales from the graph's Q/DQ nodes")
+            raise SpecError("A calibration cache goes with typing 'weak' and precision 'int8', not with "
+                            f"'{self.typing}' and '{self.precision.value}'. Strong typing takes its scales from the "
+                            "graph's Q/DQ nodes")
         if self.dla_core is not None and self.flavour == "tensorrt_rtx":
             raise SpecError("TensorRT-RTX knows no DLA and would silently build for the GPU. Use flavour 'tensorrt' on "
                             "a Jetson that has one")

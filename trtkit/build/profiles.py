@@ -42,8 +42,8 @@ def check_profiles(network: Any, profiles: Sequence[ShapeProfile], *, static: bo
         for fault in _faults(index, profile, inputs, dynamic):
             raise BuildError(fault)
         if static and not profile.min == profile.opt == profile.max:
-            raise BuildError(f"Profile {index} has a range of shapes; the DLA runs one. Give min, opt and max the same sizes, "
-                             "such as --batch 1,1,1")
+            raise BuildError(f"Profile {index} has a range of shapes; the DLA runs one. Give min, opt and max the "
+                             "same sizes, such as --batch 1,1,1")
     return tuple(profiles)
 
 
@@ -52,7 +52,8 @@ def _batch_one(inputs: dict[str, Any], dynamic: list[str]) -> ShapeProfile:
     batch_only = all(shape[:1] == (-1,) and -1 not in shape[1:] for shape in shapes.values())
     if not batch_only or any(inputs[name].is_shape_tensor for name in dynamic):
         told = ", ".join(f"{name}: {shape}" for name, shape in shapes.items())
-        raise BuildError(f"The model has dynamic inputs ({told}; -1 is dynamic) and no profile says how large they get. {_HOW}")
+        raise BuildError(f"The model has dynamic inputs ({told}; -1 is dynamic) and no profile says how large they "
+                         f"get. {_HOW}")
     logger.info("No profile given: building for batch 1")
     ones = {name: (1, *shape[1:]) for name, shape in shapes.items()}
     return ShapeProfile(ones, ones, ones)
@@ -65,7 +66,8 @@ def _faults(index: int, profile: ShapeProfile, inputs: dict[str, Any], dynamic: 
     if unknown:
         return [f"Profile {index} names '{unknown[0]}', which is no input. The model's inputs: {there}"]
     if missing:
-        return [f"Profile {index} says nothing of the dynamic input '{missing[0]}'. {_HOW}. The model's inputs: {there}"]
+        return [f"Profile {index} says nothing of the dynamic input '{missing[0]}'. {_HOW}. The model's inputs: "
+                f"{there}"]
     return [f"Profile {index} gives input '{name}' {which} shape {shape}, the model has {tuple(inputs[name].shape)} "
             "(-1 is dynamic). Keep its rank and its fixed sizes"
             for name in profile.min if not inputs[name].is_shape_tensor

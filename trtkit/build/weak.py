@@ -40,8 +40,9 @@ def apply_weak_precision(flavour: Flavour, network: Any, config: Any, options: B
         return None
     if options.calibration_cache is None:
         if not _has_quantize_layers(flavour, network):
-            raise BuildError("INT8 with weak typing needs ranges: the model has no Q/DQ nodes and there is no calibration "
-                             "cache. Write one from a table: trtkit quantize --target TARGET, and pass it with --calib")
+            raise BuildError("INT8 with weak typing needs ranges: the model has no Q/DQ nodes and there is no "
+                             "calibration cache. Write one from a table: trtkit quantize --target TARGET, and pass "
+                             "it with --calib")
         return None
     calibrator = make_calibrator(flavour, options.calibration_cache)
     config.int8_calibrator = calibrator

@@ -56,7 +56,7 @@ def main() -> None:
     except TrtkitError as err:
         events.tell("error", kind=type(err).__name__, message=str(err))
         code = 1
-    # Without Python's and TensorRT's teardown: the plan is written, and a crash there would lose nothing but say failure.
+    # Without Python's and TensorRT's teardown: the plan is written by now, and a crash there would look like a failure.
     sys.stderr.flush()
     os._exit(code)
 

@@ -52,8 +52,8 @@ def read_plan_header(data: bytes) -> PlanHeader:
     """
     magic = bytes(data[:4])
     if magic not in (b"ftrt", b"vtrt"):
-        raise BundleError(f"This is not a TensorRT plan: it starts with {magic!r} ({len(data)} bytes), not with b'ftrt' "
-                          "or b'vtrt'. Build one: trtkit build MODEL.onnx -o MODEL.plan")
+        raise BundleError(f"This is not a TensorRT plan: it starts with {magic!r} ({len(data)} bytes), not with "
+                          "b'ftrt' or b'vtrt'. Build one: trtkit build MODEL.onnx -o MODEL.plan")
     if len(data) < HEADER_BYTES:
         raise BundleError(f"Plan is cut off: {len(data)} bytes, its header alone has {HEADER_BYTES}. "
                           "Copy or build it again")

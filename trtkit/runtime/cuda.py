@@ -1,6 +1,6 @@
 """CUDA as the runtime needs it: an interface, and pycuda behind it. The only file that knows pycuda.
 
-Always the device's primary context, which TensorRT and torch share; a context of our own would be another address space.
+Always the device's primary context, which TensorRT and torch share; a context of our own would hide memory from them.
 `probe_gpu` asks the driver itself and needs no pycuda. Not run on a GPU yet: the pycuda calls follow pycuda 2022.1 to
 2026.1, the probe was run against a driver of the tests' own.
 """
@@ -156,7 +156,8 @@ class PyCuda:
         try:
             yield
         except self._driver.Error as err:  # base of pycuda's errors, itself no RuntimeError
-            raise DeviceError(f"CUDA failed while {what}: {err}. See trtkit doctor for this machine's GPU and memory") from err
+            raise DeviceError(f"CUDA failed while {what}: {err}. "
+                              "See what this machine has: trtkit doctor") from err
 
 
 class _PyCudaMemory:

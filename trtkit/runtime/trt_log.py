@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -72,7 +72,7 @@ def _is_noise(text: str) -> bool:
     return "catchCudaError" in text and "35" in text
 
 
-@lru_cache(maxsize=None)
+@cache
 def capture_log(trt: ModuleType) -> tuple[TrtLog, Any]:
     """Return the log of the process and the tensorrt.ILogger that fills it, the same for every call.
 
