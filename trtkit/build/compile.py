@@ -49,7 +49,7 @@ def compile_model(flavour: Flavour, model: Path, options: BuildOptions, report: 
     builder = flavour.trt.Builder(logger)
     network = create_network(flavour, builder, options.typing, watch)
     parser = parse_onnx(flavour, network, logger, model, watch)
-    profiles = check_profiles(network, options.profiles, static=options.dla_core is not None)
+    profiles = check_profiles(network, options.profiles, options.batch, static=options.dla_core is not None)
     config = builder.create_builder_config()
     configure(flavour, config, options, watch)
     use_dla(flavour, builder, config, options, watch)

@@ -12,8 +12,11 @@ from trtkit.errors import BuildError, MissingDependencyError
 __all__ = ["Flavour", "load_flavour"]
 
 _EXTRAS = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
-_HOW = ("TensorRT comes with JetPack (use a virtual environment with --system-site-packages) and with NVIDIA's "
-        "TensorRT container; on a PC without one run: pip install 'trtkit[rtx]'")
+_HOW = {
+    "tensorrt": "TensorRT comes with JetPack (use a virtual environment with --system-site-packages) and with NVIDIA's "
+                "TensorRT container.",
+    "tensorrt_rtx": "For TensorRT-RTX on a PC run: pip install 'trtkit[rtx]'",
+}
 
 
 @dataclass(frozen=True)
@@ -81,5 +84,6 @@ def _first_that_imports(names: tuple[str, ...]) -> Flavour:
                 raise
             faults.append(name)
         except OSError as err:  # a shared library of it is missing or broken
-            raise MissingDependencyError(f"{name} is installed but does not load ({err}). {_HOW}") from err
-    raise MissingDependencyError(f"Building a plan needs {' or '.join(faults)}, which is not installed. {_HOW}")
+            raise MissingDependencyError(f"{name} is installed but does not load ({err}). {_HOW[name]}") from err
+    raise MissingDependencyError(f"Building a plan needs {' or '.join(faults)}, which is not installed. "
+                                 + " ".join(_HOW[name] for name in faults))

@@ -30,8 +30,9 @@ class BuildOptions:
         typing: "strong": the graph's tensor types are the precision. "weak": builder flags, TensorRT 8.5 to 10.
         precision: Strong: what the graph holds, recorded in the key. Weak: FP16 sets the FP16 flag, INT8 sets INT8 and
             FP16, so that what has no scale runs in FP16 instead of FP32.
-        profiles: Optimization profiles. With none, a model whose batch alone is dynamic is built for batch 1.
+        profiles: Optimization profiles. With none and no `batch`, a model whose batch alone is dynamic is built for 1.
             For an input that is a shape tensor the three entries are its values, not its shapes.
+        batch: Instead of profiles, for a model whose first sizes alone are dynamic: smallest, typical, largest batch.
         calibration_cache: Weak INT8: the cache file's bytes, as written by trtkit for IInt8EntropyCalibrator2.
         dla_core: Run on this Deep Learning Accelerator, counted from 0; None for the GPU.
         gpu_fallback: Layers that the DLA cannot run go to the GPU instead of failing the build.
@@ -51,6 +52,7 @@ class BuildOptions:
     typing: str = "strong"
     precision: Precision = Precision.FP32
     profiles: tuple[ShapeProfile, ...] = ()
+    batch: tuple[int, ...] = ()
     calibration_cache: bytes | None = field(default=None, repr=False)
     dla_core: int | None = None
     gpu_fallback: bool = True
@@ -66,6 +68,10 @@ class BuildOptions:
     def __post_init__(self) -> None:
         _choose("flavour", self.flavour, ("", "tensorrt", "tensorrt_rtx"))
         _choose("typing", self.typing, ("strong", "weak"))
+        if self.batch and not (len(self.batch) == 3 and 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]):
+            raise SpecError(f"batch is {self.batch}. Give smallest, typical and largest, rising from 1: (1, 4, 8)")
+        if self.batch and self.profiles:
+            raise SpecError("Both batch and profiles are given. Give the one or the other")
         if self.workspace_bytes is not None and self.workspace_bytes < 1:
             raise SpecError(f"workspace_bytes is {self.workspace_bytes}. Give a positive number of bytes")
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
@@ -122,6 +128,7 @@ class BuildOptions:
                       "precision": Precision(data["precision"]),
                       "profiles": tuple(map(ShapeProfile.from_json, data["profiles"])),
                       "calibration_cache": None if cache is None else cache.encode("latin-1"),
+                      "batch": tuple(data["batch"]),
                       "flags": tuple(data["flags"]),
                       "compute_capabilities": tuple(data["compute_capabilities"]),
                       "timing_cache": None if timing is None else Path(timing),

@@ -23,12 +23,14 @@ def network_inputs(network: Any) -> dict[str, Any]:
     return {tensor.name: tensor for tensor in tensors}
 
 
-def check_profiles(network: Any, profiles: Sequence[ShapeProfile], *, static: bool = False) -> tuple[ShapeProfile, ...]:
-    """Return the profiles to build with: those given, or batch 1 when the batch alone is dynamic, or none.
+def check_profiles(network: Any, profiles: Sequence[ShapeProfile], batch: tuple[int, ...] = (), *,
+                   static: bool = False) -> tuple[ShapeProfile, ...]:
+    """Return the profiles to build with: those given, or one for the batch when that alone is dynamic, or none.
 
     Args:
         network: The parsed network.
         profiles: What was asked for.
+        batch: Smallest, typical and largest batch instead; batch 1 when neither is given.
         static: Whether each shape must have one size (min = opt = max), as the DLA needs it.
 
     Raises:
@@ -37,7 +39,7 @@ def check_profiles(network: Any, profiles: Sequence[ShapeProfile], *, static: bo
     inputs = network_inputs(network)
     dynamic = [name for name, tensor in inputs.items() if tensor.is_shape_tensor or -1 in tuple(tensor.shape)]
     if not profiles and dynamic:
-        profiles = (_batch_one(inputs, dynamic),)
+        profiles = (_batch_profile(inputs, dynamic, batch),)
     for index, profile in enumerate(profiles):
         for fault in _faults(index, profile, inputs, dynamic):
             raise BuildError(fault)
@@ -47,16 +49,17 @@ def check_profiles(network: Any, profiles: Sequence[ShapeProfile], *, static: bo
     return tuple(profiles)
 
 
-def _batch_one(inputs: dict[str, Any], dynamic: list[str]) -> ShapeProfile:
+def _batch_profile(inputs: dict[str, Any], dynamic: list[str], batch: tuple[int, ...]) -> ShapeProfile:
     shapes = {name: tuple(inputs[name].shape) for name in dynamic}
     batch_only = all(shape[:1] == (-1,) and -1 not in shape[1:] for shape in shapes.values())
     if not batch_only or any(inputs[name].is_shape_tensor for name in dynamic):
         told = ", ".join(f"{name}: {shape}" for name, shape in shapes.items())
-        raise BuildError(f"The model has dynamic inputs ({told}; -1 is dynamic) and no profile says how large they "
-                         f"get. {_HOW}")
-    logger.info("No profile given: building for batch 1")
-    ones = {name: (1, *shape[1:]) for name, shape in shapes.items()}
-    return ShapeProfile(ones, ones, ones)
+        raise BuildError(f"More than the batch is dynamic ({told}; -1 is dynamic) and no profile says how large each "
+                         "input gets. Give --min, --opt and --max NAME=1x3x224x224 for each")
+    if not batch:
+        logger.info("No profile given: building for batch 1")
+    low, mid, high = ({name: (size, *shape[1:]) for name, shape in shapes.items()} for size in batch or (1, 1, 1))
+    return ShapeProfile(low, mid, high)
 
 
 def _faults(index: int, profile: ShapeProfile, inputs: dict[str, Any], dynamic: list[str]) -> list[str]:

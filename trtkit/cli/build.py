@@ -1,0 +1,133 @@
+"""trtkit build: ONNX -> TensorRT plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trtkit.cli.console import console, rich_progress
+from trtkit.errors import SpecError
+from trtkit.files import atomic_write
+from trtkit.precision import Precision
+from trtkit.target import get_target
+from trtkit.tensors import ShapeProfile, parse_shape
+
+if TYPE_CHECKING:
+    from trtkit.build import BuildOptions, Plan
+
+__all__ = ["build"]
+
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def build(
+    model: Annotated[Path, typer.Argument(help="ONNX model, lowered for the target (trtkit quantize).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Plan to write.")],
+    target: Annotated[str, typer.Option(help="Target that the plan is for; else the first TensorRT found.")] = "",
+    targets: Annotated[Path | None, typer.Option(help="TOML file with targets of your own.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or int8: with weak typing it chooses, else it is noted.")]
+    = "fp32",
+    batch: Annotated[str, typer.Option(help="Smallest, typical, largest batch: 1,4,8.")] = "",
+    minimum: Annotated[list[str] | None, typer.Option("--min", help="name=1x3x224x224, smallest shape.")] = None,
+    typical: Annotated[list[str] | None, typer.Option("--opt", help="name=4x3x224x224, typical shape.")] = None,
+    maximum: Annotated[list[str] | None, typer.Option("--max", help="name=8x3x224x224, largest shape.")] = None,
+    calib: Annotated[Path | None, typer.Option(help="Calibration cache, for INT8 with weak typing.")] = None,
+    workspace: Annotated[str, typer.Option(help="Scratch memory of one layer at most, such as 2G or 512M.")] = "",
+    level: Annotated[int | None, typer.Option(help="Optimization level, 0 (fast build) to 5 (fast engine).")] = None,
+    compute_capability: Annotated[list[str] | None, typer.Option(
+        help="TensorRT-RTX: build for this GPU, such as 8.9; may be given again.")] = None,
+    timing_cache: Annotated[Path | None, typer.Option(help="File of measured tactics, read and kept.")] = None,
+    plugin: Annotated[list[Path] | None, typer.Option(help="Plugin library; may be given again.")] = None,
+    flag: Annotated[list[str] | None, typer.Option(help="Builder flag by name; may be given again.")] = None,
+    tf32: Annotated[bool, typer.Option(help="Allow TF32 in FP32 layers.")] = True,
+    timeout: Annotated[float | None, typer.Option(help="Give up after so many seconds.")] = None,
+) -> None:
+    """Build a plan and print its size, time and key."""
+    from trtkit.build import build_plan
+
+    more: dict[str, Any] = {
+        "workspace_bytes": _bytes(workspace) if workspace else None,
+        "optimization_level": level, "tf32": tf32, "timing_cache": timing_cache,
+        "calibration_cache": _read(calib) if calib else None,
+        "flags": tuple(flag or ()), "plugins": tuple(plugin or ()),
+    }
+    if compute_capability:
+        more["compute_capabilities"] = tuple(compute_capability)
+    profile = _profile(minimum or (), typical or (), maximum or ())
+    if profile is not None:
+        more["profiles"] = (profile,)
+    if batch:
+        more["batch"] = _batch(batch)
+    options = _options(target, targets, Precision.parse(precision), more)
+    if not output.absolute().parent.is_dir():  # told before the build, which can take minutes
+        raise SpecError(f"Folder '{output.parent}' of the plan does not exist. Create it, or name another")
+    with rich_progress() as progress:
+        plan = build_plan(model, options, progress=progress, timeout_s=timeout)
+    atomic_write(output, plan.data)
+    _show(output, plan)
+
+
+def _options(target: str, targets: Path | None, precision: Precision, more: dict[str, Any]) -> BuildOptions:
+    from trtkit.build import BuildOptions
+
+    if target:
+        return BuildOptions.for_target(get_target(target, targets), precision, **more)
+    return BuildOptions(precision=precision, **more)
+
+
+def _show(output: Path, plan: Plan) -> None:
+    for text in plan.warnings:
+        console.print(f"TensorRT warns: {text}", markup=False, highlight=False, style="yellow")
+    size = f"{len(plan.data) / 1e6:.2f} MB"
+    console.print(f"{output}: {size}, built in {plan.seconds:.1f} s", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"For {plan.key}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as err:
+        raise SpecError(f"Calibration cache '{path}' cannot be read: {err.strerror}. Give the file that trtkit quantize "
+                        "wrote") from err
+
+
+def _bytes(text: str) -> int:
+    number, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in _UNITS else (text, "")
+    try:
+        size = int(float(number) * _UNITS.get(unit, 1))
+    except (ValueError, OverflowError):
+        size = 0
+    if size < 1:
+        raise SpecError(f"Workspace '{text}' is no size. Write bytes, or a number with K, M or G, such as 2G")
+    return size
+
+
+def _profile(minimum: Iterable[str], typical: Iterable[str], maximum: Iterable[str]) -> ShapeProfile | None:
+    low, mid, high = (dict(map(_named_shape, shapes)) for shapes in (minimum, typical, maximum))
+    if not (low or mid or high):
+        return None
+    # What is left out follows from its neighbour: --max from --opt, --opt from --max, --min from --opt.
+    high = {**low, **mid, **high}
+    mid = {**high, **mid}
+    return ShapeProfile({**mid, **low}, mid, high)
+
+
+def _named_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, equals, shape = text.rpartition("=")
+    if not (name and equals):
+        raise SpecError(f"'{text}' is not a named shape. Write NAME=1x3x224x224")
+    return name, parse_shape(shape)
+
+
+def _batch(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        sizes = ()
+    if len(sizes) not in (1, 3):
+        raise SpecError(f"Batch '{text}' is not understood. Write smallest,typical,largest, such as 1,4,8, or one "
+                        "size")
+    return sizes if len(sizes) == 3 else sizes * 3
