@@ -12,7 +12,8 @@ from trtkit.precision import Precision
 from trtkit.preprocess import Preprocess
 from trtkit.tensors import TensorSpec
 
-FILES = {"onnx/fp32.onnx": b"fp32 " * 200, "onnx/int8.onnx": b"int8 " * 50, "jp5.cache": b"TRT-8500-EntropyCalibration2\n"}
+FILES = {"onnx/fp32.onnx": b"fp32 " * 200, "onnx/int8.onnx": b"int8 " * 50,
+         "jp5.cache": b"TRT-8500-EntropyCalibration2\n"}
 
 
 @pytest.fixture

@@ -16,10 +16,13 @@ from trtkit.tensors import ShapeProfile
 KEY = EngineKey("tensorrt", "10.3.0", ("8.7",), "linux-aarch64", Precision.FP16)
 PROFILE = ShapeProfile({"input": (1, 3, 8, 8)}, {"input": (1, 3, 8, 8)}, {"input": (4, 3, 8, 8)})
 
+ROW = {"file": "x", "target": "pi5", "precision": "fp32", "kind": "onnx", "sha256": "", "size_bytes": 0}
+
 
 def test_manifest_survives_a_round_trip(manifest: BundleManifest) -> None:
     plan = Artifact("a.plan", "jetson-orin-jp6", Precision.FP16, "plan", "ab" * 32, 7, KEY, PROFILE, {"p50_ms": 2})
-    full = replace(manifest, artifacts=(*manifest.artifacts, plan), postprocess=Postprocess("multi-label", threshold=0.3),
+    full = replace(manifest, artifacts=(*manifest.artifacts, plan),
+                   postprocess=Postprocess("multi-label", threshold=0.3),
                    targets=(replace(get_target("pi5"), name="my-board"),))
     assert BundleManifest.from_bytes(full.to_bytes()) == full
     assert full.to_bytes() == BundleManifest.from_bytes(full.to_bytes()).to_bytes()
@@ -55,15 +58,11 @@ def _edited(manifest: BundleManifest, key: str, value: object) -> bytes:
 
 @pytest.mark.parametrize(("key", "value"), [
     ("name", 3), ("name", ""), ("inputs", []), ("inputs", [{"name": "x"}]), ("inputs", 5), ("artifacts", [[]]),
-    ("artifacts", [{"file": "../x", "target": "pi5", "precision": "fp32", "kind": "onnx", "sha256": "", "size_bytes": 0}]),
-    ("artifacts", [{"file": "x", "target": "pi5", "precision": "fp3", "kind": "onnx", "sha256": "", "size_bytes": 0}]),
-    ("artifacts", [{"file": "x", "target": "pi5", "precision": "fp32", "kind": "plan", "sha256": "", "size_bytes": 0}]),
-    ("preprocess", {"size": 3}), ("preprocess", []), ("labels", [1]), ("targets", [{}]), ("postprocess", {"top": 0}),
+    ("artifacts", [{**ROW, "file": "../x"}]), ("artifacts", [{**ROW, "precision": "fp3"}]),
+    ("artifacts", [{**ROW, "kind": "plan"}]), ("artifacts", [{**ROW, "size_bytes": "many"}]),
+    ("preprocess", {"size": 3}), ("labels", [1]), ("targets", [{}]), ("postprocess", {"top": 0}),
 ])
 def test_from_bytes_refuses_a_strange_value(manifest: BundleManifest, key: str, value: object) -> None:
-    if key == "preprocess" and value == []:
-        assert BundleManifest.from_bytes(_edited(manifest, key, value)).preprocess is None
-        return
     with pytest.raises(BundleError):
         BundleManifest.from_bytes(_edited(manifest, key, value))
 
@@ -100,7 +99,9 @@ def test_check_member_accepts_plain_names(name: str) -> None:
     assert check_member(name) == name
 
 
-@pytest.mark.parametrize("change", [{"task": "x"}, {"activation": "x"}, {"top": 0}, {"threshold": 2.0}, {"colour": 1}], ids=str)
+@pytest.mark.parametrize("change", [
+    {"task": "x"}, {"activation": "x"}, {"top": 0}, {"threshold": 2.0}, {"colour": 1},
+], ids=str)
 def test_postprocess_refuses_unusable_values(change: dict[str, object]) -> None:
     with pytest.raises(SpecError):
         Postprocess.from_json(change)

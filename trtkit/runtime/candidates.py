@@ -156,12 +156,12 @@ def _build_fault(target: Target, tensorrt: TensorRt) -> str:
     return ""
 
 
-def _distance(target: Target, device: Device, tensorrt: TensorRt) -> tuple[bool, bool, int]:
-    """How far a target is from this machine: another processor, another GPU, another version (0, 1, 2)."""
+def _distance(target: Target, device: Device, tensorrt: TensorRt) -> tuple[bool, int, int]:
+    """How far a target is from this machine: another processor; this GPU, any, another; this version, near, far."""
     wanted, here = _release(target.tensorrt), _release(tensorrt.version)
-    same_version = 0 if here[:len(wanted)] == wanted or not target.tensorrt else 1 if here[0] == wanted[0] else 2
-    other_gpu = device.gpu is not None and target.sm not in ("", device.gpu.sm)
-    return target.device == "dla", other_gpu, same_version
+    version = 0 if here[:len(wanted)] == wanted or not target.tensorrt else 1 if here[0] == wanted[0] else 2
+    gpu = 1 if target.sm == "" else 0 if device.gpu is not None and target.sm == device.gpu.sm else 2
+    return target.device == "dla", gpu, version
 
 
 def _on_cpu(artifacts: list[Artifact], targets: Mapping[str, Target], device: Device,
