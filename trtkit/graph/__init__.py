@@ -1,0 +1,71 @@
+"""ONNX models in memory: read, write, run, and rewrite by named passes, each checked numerically.
+
+Nothing heavy is imported before a name is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trtkit.graph.content_hash import fingerprint
+    from trtkit.graph.model import load_model, model_bytes, model_inputs, model_outputs, save_model
+    from trtkit.graph.opset import upgrade_opset
+    from trtkit.graph.passes.embed import embed_preprocess
+    from trtkit.graph.presets import preset
+    from trtkit.graph.registry import PASSES, parse_pass
+    from trtkit.graph.rewriting import Rewritten, rewrite
+    from trtkit.graph.rule import Pass, PassResult
+    from trtkit.graph.run import random_feeds, run_model
+    from trtkit.graph.shapes import infer_shapes
+
+__all__ = [
+    "PASSES",
+    "Pass",
+    "PassResult",
+    "Rewritten",
+    "embed_preprocess",
+    "fingerprint",
+    "infer_shapes",
+    "load_model",
+    "model_bytes",
+    "model_inputs",
+    "model_outputs",
+    "parse_pass",
+    "preset",
+    "random_feeds",
+    "rewrite",
+    "run_model",
+    "save_model",
+    "upgrade_opset",
+]
+
+_HOMES = {
+    "PASSES": "registry",
+    "Pass": "rule",
+    "PassResult": "rule",
+    "Rewritten": "rewriting",
+    "embed_preprocess": "passes.embed",
+    "fingerprint": "content_hash",
+    "infer_shapes": "shapes",
+    "load_model": "model",
+    "model_bytes": "model",
+    "model_inputs": "model",
+    "model_outputs": "model",
+    "parse_pass": "registry",
+    "preset": "presets",
+    "random_feeds": "run",
+    "rewrite": "rewriting",
+    "run_model": "run",
+    "save_model": "model",
+    "upgrade_opset": "opset",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'trtkit.graph' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f"trtkit.graph.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,1 @@
+"""The passes, one family a file; trtkit.graph.registry lists them by name."""
