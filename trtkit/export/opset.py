@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
+import numpy as np
 import onnx
 from onnx import numpy_helper, version_converter
 
@@ -71,10 +72,8 @@ def _by_converter(model: onnx.ModelProto, opset: int, wrote: int) -> onnx.ModelP
 
 
 def _lower_to_17(model: onnx.ModelProto) -> None:
+    constants = _constants(model)
     for graph in graphs_of(model.graph):
-        constants = {tensor.name: tensor for tensor in graph.initializer}
-        constants |= {node.output[0]: node.attribute[0].t for node in graph.node
-                      if node.op_type == "Constant" and node.attribute[0].name == "value"}
         for node in graph.node:
             if node.domain in ("", "ai.onnx") and onnx.defs.get_schema(node.op_type, 18).since_version == 18:
                 _lower_node(node, constants)
@@ -82,6 +81,18 @@ def _lower_to_17(model: onnx.ModelProto) -> None:
         if entry.domain in ("", "ai.onnx"):
             entry.version = 17
     _drop_unread_initializers(model.graph)
+
+
+def _constants(model: onnx.ModelProto) -> Constants:
+    found = {tensor.name: tensor for graph in graphs_of(model.graph) for tensor in graph.initializer}
+    for graph in graphs_of(model.graph):
+        for node in graph.node:
+            if node.op_type == "Constant" and node.attribute[0].name == "value":
+                found[node.output[0]] = node.attribute[0].t
+            elif node.op_type == "Constant" and node.attribute[0].name == "value_ints":
+                values = np.array(node.attribute[0].ints, np.int64)
+                found[node.output[0]] = numpy_helper.from_array(values, node.output[0])
+    return found
 
 
 def _lower_node(node: onnx.NodeProto, constants: Constants) -> None:

@@ -87,10 +87,11 @@ def take_reference(adapter: Adapter, inputs: Inputs, options: ExportOptions) -> 
     _refuse_random(first, _run(adapter, example, names))
     cases = [Case(label, example.sizes, example.feeds(), first, True)]
     refusals: dict[str, str] = {}
-    flipped = _attempt(adapter, example.negated(), names)
+    negated = example.varied(0).negated()
+    flipped = _attempt(adapter, negated, names)
     if not isinstance(flipped, str):
-        cases.append(Case(f"{label}, negated", example.sizes, example.negated().feeds(), flipped, True))
-    for seed, (dimension, size) in enumerate(_other_sizes(inputs, options)):
+        cases.append(Case(f"{label}, negated", negated.sizes, negated.feeds(), flipped, True))
+    for seed, (dimension, size) in enumerate(_other_sizes(inputs, options), start=1):
         other = example.resized({dimension: size}).varied(seed)
         result = _attempt(adapter, other, names)
         if isinstance(result, str):
