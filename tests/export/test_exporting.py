@@ -167,7 +167,7 @@ def test_export_refuses_names_when_only_some_are_forward_parameters():
         def forward(self, left, right):
             return left + right
 
-    with pytest.raises(SpecError, match="'rigth' is no parameter of Two.forward"):
+    with pytest.raises(SpecError, match=r"'rigth' is no parameter of Two\.forward"):
         export_onnx(Two(), {"left": torch.ones(1, 2), "rigth": torch.ones(1, 2)})
 
 

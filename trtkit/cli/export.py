@@ -36,7 +36,7 @@ def export(
     targets: Annotated[Path | None, typer.Option(help="TOML file with targets of your own.")] = None,
     opset: Annotated[int | None, typer.Option(help="ONNX opset; 17 without a target.")] = None,
     output_name: Annotated[list[str] | None, typer.Option(help="Name of an output, in order; repeat for each.")] = None,
-    rtol: Annotated[float | None, typer.Option(help="Error accepted, as a share of the output's largest value.")] = None,
+    rtol: Annotated[float | None, typer.Option(help="Error accepted, as a share of an output's peak.")] = None,
 ) -> None:
     """Export, verify against torch and write."""
     from trtkit.export import ExportOptions, export_onnx, load_module
@@ -72,7 +72,8 @@ def _examples(texts: list[str]) -> dict[str, Array] | tuple[Array, ...]:
     parsed = [_example(text, seed) for seed, text in enumerate(texts)]
     named = {name: array for name, array in parsed if name}
     if named and len(named) != len(parsed):
-        raise SpecError("Of several --input, name all or none, each once: --input ids=1x16:int64 --input mask=1x16:int64")
+        raise SpecError("Of several --input, name all or none, each once: --input ids=1x16:int64 --input "
+                        "mask=1x16:int64")
     return named or tuple(array for _, array in parsed)
 
 
