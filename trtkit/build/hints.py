@@ -51,7 +51,7 @@ HINTS = (
     Hint(r"must have same input types|types? .*(Half and Float|Float and Half)",
          "FP32 and FP16 meet in one operator; strong typing wants equal types. Lower with trtkit quantize "
          "--precision fp16, which writes the casts."),
-    Hint(r"external|Failed to open file|weights? file",
+    Hint(r"external data|Failed to open file|convertOnnxWeights",
          "The weights lie in a file beside the model. Pass the model's path instead of its bytes, and keep that file "
          "in the same folder."),
     Hint(r"MODEL_DESERIALIZE_FAILED|failed to parse (the )?onnx|deserialize",

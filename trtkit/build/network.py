@@ -61,6 +61,9 @@ def parse_onnx(flavour: Flavour, network: Any, logger: Any, model: Path, watch: 
     parser = flavour.trt.OnnxParser(network, logger)
     if not parser.parse(data, str(model)):
         raise _parse_error(flavour, parser, watch)
+    if network.num_layers == network.num_inputs == network.num_outputs == 0:  # some other file, of unknown fields
+        raise BuildError(f"Model '{model.name}' ({len(data)} bytes) is no ONNX model, or one without nodes. Check it: "
+                         "trtkit inspect MODEL")
     if network.num_outputs == 0:
         raise BuildError(f"Model '{model.name}' ({len(data)} bytes) has no outputs. Mark the results as graph outputs "
                          "and export it again")

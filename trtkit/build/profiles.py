@@ -19,8 +19,8 @@ _HOW = "Give --batch 1,4,8, or --min, --opt and --max NAME=1x3x224x224 for each 
 
 def network_inputs(network: Any) -> dict[str, Any]:
     """Return the network's input tensors by name, in their order."""
-    tensors = [network.get_input(i) for i in range(network.num_inputs)]
-    return {tensor.name: tensor for tensor in tensors}
+    inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    return {network_input.name: network_input for network_input in inputs}
 
 
 def check_profiles(network: Any, profiles: Sequence[ShapeProfile], batch: tuple[int, ...] = (), *,
@@ -37,7 +37,8 @@ def check_profiles(network: Any, profiles: Sequence[ShapeProfile], batch: tuple[
         BuildError: A dynamic input has no profile, or a profile does not fit the inputs.
     """
     inputs = network_inputs(network)
-    dynamic = [name for name, tensor in inputs.items() if tensor.is_shape_tensor or -1 in tuple(tensor.shape)]
+    dynamic = [name for name, network_input in inputs.items()
+               if network_input.is_shape_tensor or -1 in tuple(network_input.shape)]
     if not profiles and dynamic:
         profiles = (_batch_profile(inputs, dynamic, batch),)
     for index, profile in enumerate(profiles):
@@ -63,7 +64,7 @@ def _batch_profile(inputs: dict[str, Any], dynamic: list[str], batch: tuple[int,
 
 
 def _faults(index: int, profile: ShapeProfile, inputs: dict[str, Any], dynamic: list[str]) -> list[str]:
-    there = ", ".join(f"{name}: {tuple(tensor.shape)}" for name, tensor in inputs.items())
+    there = ", ".join(f"{name}: {tuple(network_input.shape)}" for name, network_input in inputs.items())
     unknown = [name for name in profile.min if name not in inputs]
     missing = [name for name in dynamic if name not in profile.min]
     if unknown:
@@ -97,9 +98,9 @@ def add_profiles(builder: Any, network: Any, config: Any, profiles: Sequence[Sha
 
 
 def _optimization_profile(builder: Any, network: Any, profile: ShapeProfile) -> Any:
-    made = builder.create_optimization_profile()
-    inputs = network_inputs(network)
-    for name in profile.min:
-        setter = made.set_shape_input if inputs[name].is_shape_tensor else made.set_shape
-        setter(name, profile.min[name], profile.opt[name], profile.max[name])
-    return made
+    optimization = builder.create_optimization_profile()
+    for name, network_input in network_inputs(network).items():
+        if name in profile.min:
+            set_shapes = optimization.set_shape_input if network_input.is_shape_tensor else optimization.set_shape
+            set_shapes(name, profile.min[name], profile.opt[name], profile.max[name])
+    return optimization

@@ -90,8 +90,8 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as err:
-        raise SpecError(f"Calibration cache '{path}' cannot be read: {err.strerror}. Give the file that trtkit quantize "
-                        "wrote") from err
+        raise SpecError(f"Calibration cache '{path}' cannot be read: {err.strerror}. "
+                        "Give the file that trtkit quantize wrote") from err
 
 
 def _bytes(text: str) -> int:

@@ -124,7 +124,7 @@ class TrtSession:
     def _load(self, plan: bytes, logger: Any, allow_host_code: bool, version: str) -> None:
         mark = self._log.count
         self._runtime = self._trt.Runtime(logger)
-        if allow_host_code:
+        if allow_host_code and hasattr(self._runtime, "engine_host_code_allowed"):
             self._runtime.engine_host_code_allowed = True
         self._trt.init_libnvinfer_plugins(logger, "")
         self._engine = self._runtime.deserialize_cuda_engine(plan)
