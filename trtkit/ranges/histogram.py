@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from trtkit.errors import CalibrationError
 
-__all__ = ["BIN_COUNT", "Histogram", "count_patterns"]
+__all__ = ["BIN_COUNT", "UPPER_HALF", "Histogram", "count_patterns"]
 
 BIN_COUNT = 1 << 16
 _NEGATIVE = 0x8000  # sign bit of a pattern
 _INFINITE = 0x7F80  # magnitudes from here up are infinite or not a number
-_UPPER_HALF = 1 if sys.byteorder == "little" else 0
+UPPER_HALF = 1 if sys.byteorder == "little" else 0
 
 
 def count_patterns(values: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -34,7 +34,7 @@ def count_patterns(values: NDArray[np.float32]) -> NDArray[np.int64]:
     Returns:
         Counts by pattern, int64, as long as the largest pattern that occurs plus 1, at most BIN_COUNT.
     """
-    return np.bincount(values.reshape(-1).view(np.uint16)[_UPPER_HALF::2])
+    return np.bincount(values.reshape(-1).view(np.uint16)[UPPER_HALF::2])
 
 
 @dataclass(frozen=True, eq=False)
