@@ -39,9 +39,9 @@ def _fold(editor: Editor, owner: gs.Graph, node: gs.Node) -> Outcome:
     scale, shift, mean, variance = (np.asarray(parameter, np.float64) for parameter in parameters)
     gain = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
     folded_bias = (np.asarray(offset, np.float64).reshape(-1) - mean) * gain + shift
-    host.inputs[1] = editor.constant(f"{host.inputs[1].name}_bn", _scaled(weight, gain, host))
-    del host.inputs[2:]
-    host.inputs.append(editor.constant(f"{node.outputs[0].name}_bias", folded_bias.astype(weight.dtype)))
+    new_weight = editor.constant(f"{host.inputs[1].name}_bn", _scaled(weight, gain, host))
+    new_bias = editor.constant(f"{node.outputs[0].name}_bias", folded_bias.astype(weight.dtype))
+    host.inputs = [host.inputs[0], new_weight, new_bias]
     return editor.bypass(owner, node, node.inputs[0])
 
 

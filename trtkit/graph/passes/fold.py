@@ -48,18 +48,16 @@ class _Sweep:
         """Fold one node, or work out the shapes of what it makes."""
         if node.domain not in (None, "", "ai.onnx") or any(isinstance(v, gs.Graph) for v in node.attrs.values()):
             return
-        if node.op in _KEPT or any(self.editor.is_pinned(output) for output in node.outputs):
-            self._infer(node)
-            return
         self._follow_sizes(node)
-        known = self.sizes.get(node.outputs[0].name)
-        if known is not None and all(isinstance(size, int) for size in known.flat):
-            self._replace(owner, node, [known.astype(np.int64)])
-            return
         if node.op == "Reshape":
             self._settle_reshape(node)
         self._infer(node)
-        if all(isinstance(tensor, gs.Constant) or tensor.is_empty() for tensor in node.inputs):
+        if node.op in _KEPT or any(self.editor.is_pinned(output) for output in node.outputs):
+            return
+        known = self.sizes.get(node.outputs[0].name)
+        if known is not None and all(isinstance(size, int) for size in known.flat):
+            self._replace(owner, node, [known.astype(np.int64)])
+        elif all(isinstance(tensor, gs.Constant) or tensor.is_empty() for tensor in node.inputs):
             self._evaluate(owner, node)
 
     def _follow_sizes(self, node: gs.Node) -> None:
