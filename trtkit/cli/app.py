@@ -10,6 +10,7 @@ import sys
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.text import Text
 
 from trtkit.errors import TrtkitError
 
@@ -56,7 +57,8 @@ def main() -> None:
     except TrtkitError as err:
         if "-v" in sys.argv or "--verbose" in sys.argv:
             raise
-        Console(stderr=True).print(f"[bold red]Error:[/] {type(err).__name__}:", err, markup=False, highlight=False)
+        message = Text.assemble(("Error:", "bold red"), f" {type(err).__name__}: {err}")
+        Console(stderr=True).print(message, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted.")
