@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
 
@@ -125,29 +125,32 @@ class BundleSession:
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # text is a sequence of text as well; it is taken as one file
-        self, images: Image
+        self, images: Image, *, top: int | None = None
     ) -> list[Prediction]: ...
 
     @overload
-    def __call__(self, images: Sequence[Image]) -> list[list[Prediction]]: ...
+    def __call__(self, images: Sequence[Image], *, top: int | None = None) -> list[list[Prediction]]: ...
 
-    def __call__(self, images: Image | Sequence[Image]) -> list[Prediction] | list[list[Prediction]]:
+    def __call__(self, images: Image | Sequence[Image], *, top: int | None = None
+                 ) -> list[Prediction] | list[list[Prediction]]:
         """Return what the model sees, best first: for one picture its predictions, for several a list a picture.
 
         Args:
             images: A file, an RGB array of shape (H, W, 3), uint8, or a sequence of such. Several go through the model
                 up to eight at once where its batch size is dynamic.
+            top: How many predictions a picture at most; as the bundle says when None.
 
         Raises:
             SpecError: A picture cannot be read, or the bundle says nothing of how to prepare pictures.
         """
         if isinstance(images, (str, Path)) or (isinstance(images, np.ndarray) and images.ndim == 3):
-            return self._predict([images])[0]
+            return self._predict([images], top)[0]
         several: list[Image] = list(images)
         size = self._batch_size()
-        return [row for start in range(0, len(several), size) for row in self._predict(several[start:start + size])]
+        batches = (several[start:start + size] for start in range(0, len(several), size))
+        return [row for batch in batches for row in self._predict(batch, top)]
 
-    def _predict(self, images: Sequence[Image]) -> list[list[Prediction]]:
+    def _predict(self, images: Sequence[Image], top: int | None) -> list[list[Prediction]]:
         prepare = self.manifest.preprocess
         if prepare is None or len(self.inputs) != 1:
             raise SpecError(f"Bundle '{self.manifest.name}' does not say how a picture becomes its input(s) "
@@ -155,7 +158,9 @@ class BundleSession:
         spec, batch = self.inputs[0], prepare.batch(images)
         if spec.shape and isinstance(spec.shape[0], int) and 0 < len(batch) < spec.shape[0]:  # a fixed batch, not full
             batch = np.concatenate([batch, np.repeat(batch[-1:], spec.shape[0] - len(batch), axis=0)])
-        return predict(self.run({spec.name: batch}), self._postprocess, self.manifest.labels)[:len(images)]
+        postprocess = self._postprocess if top is None else replace(self._postprocess, top=top)
+        rows = predict(self.run({spec.name: batch}), postprocess, self.manifest.labels)[:len(images)]
+        return rows if top is None else [row[:top] for row in rows]
 
     def _batch_size(self) -> int:
         (first, *_), profile = self.inputs, self.choice.artifact.profile

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+Trtkit = Callable[..., str]
+
+
+def test_doctor_prints_what_works_and_the_command_for_the_rest(trtkit: Trtkit) -> None:
+    printed = trtkit("doctor")
+    for what in ("CPU targets", "ONNX Runtime", "Build plans", "Run on the GPU"):
+        assert what in printed
+
+
+def test_doctor_prints_json(trtkit: Trtkit) -> None:
+    content = json.loads(trtkit("doctor", "--json"))
+    assert content["device"]["onnxruntime"]
+    works = {finding["topic"]: finding["ok"] for finding in content["findings"]}
+    assert works["Run on the CPU"] is True
+    assert all(finding["remedy"] for finding in content["findings"] if finding["ok"] is False)

@@ -1,0 +1,37 @@
+"""`trtkit doctor`: what this machine has, what works with it, and how to get what is missing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from trtkit.cli.console import console
+
+_MARKS = {True: Text("yes", "green"), False: Text("no", "red"), None: Text("")}
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Print what this machine has, what works here, and the command for each thing that does not."""
+    from trtkit.runtime.diagnosis import diagnose, installed_packages
+    from trtkit.runtime.probe import probe
+
+    found = probe()
+    findings = diagnose(found, installed_packages())
+    if as_json:
+        console.print_json(json.dumps({"device": found.device.to_json(), "problems": found.problems,
+                                       "findings": [asdict(finding) for finding in findings]}))
+        return
+    table = Table("what", "found", "works")
+    for finding in findings:
+        table.add_row(finding.topic, Text(finding.found), _MARKS[finding.ok])
+    console.print(table)
+    for finding in findings:
+        if finding.ok is False:
+            console.print(f"{finding.topic}: {finding.remedy}", markup=False, highlight=False, soft_wrap=True)
