@@ -66,3 +66,9 @@ def bundle(tmp_path: Path, model: Path, trtkit: Trtkit) -> Path:
     trtkit("pack", "-o", path, "--artifact", f"x86-avx2:fp32={model}", "--artifact", f"pi4:fp32={model}",
            "--preprocess", tmp_path / "pre.toml", "--labels", tmp_path / "labels.txt")
     return path
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the user's cache out of the tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))

@@ -139,3 +139,9 @@ def colors() -> Callable[..., bytes]:
 @pytest.fixture
 def onnx_text() -> Callable[[str], bytes]:
     return onnx_bytes
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the user's cache out of the tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from trtkit.cli.console import console
-from trtkit.errors import BundleError
+from trtkit.errors import BundleError, SpecError
 
 _COLUMNS = {"p50 ms": "p50_ms", "p90 ms": "p90_ms", "p99 ms": "p99_ms", "samples/s": "throughput"}
 _SHOWN_CONDITIONS = ("backend", "cpu", "cores", "governor", "power_mode", "load", "copies_included", "python", "trtkit")
@@ -28,12 +28,18 @@ def bench(
     precision: Annotated[str | None, typer.Option(help="Only artifacts of this precision.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="For ONNX Runtime.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Each target and precision, in a process of its own.")] = False,
+    remember: Annotated[bool, typer.Option(
+        help="With --all: let the latencies on this CPU decide what is run here from now on.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure what `trtkit run` would choose, or with --all everything that runs here."""
     options = {"seconds": seconds, "warmup": warmup, "batch": batch, "device": device, "threads": threads}
+    if remember and not every:
+        raise SpecError("--remember compares everything that runs here. Give --all with it")
     if every:
         rows, failed = _each(bundle, options)
+        if remember:
+            _remember(rows)
     else:
         rows, failed = [_measure(bundle, {**options, "target": target, "precision": precision})], []
     if as_json:
@@ -59,7 +65,7 @@ def _measure(bundle: Path, options: dict[str, Any]) -> dict[str, Any]:
         result = measure(session, feeds, seconds=options["seconds"], warmup=options["warmup"],
                          size_bytes=artifact.size_bytes, extra_conditions={"threads": options["threads"] or "default"})
         return {"target": artifact.target, "precision": artifact.precision.value, "choice": str(session.choice),
-                **result.to_json()}
+                "sha256": artifact.sha256, **result.to_json()}
 
 
 def _each(bundle: Path, options: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -82,6 +88,14 @@ def _each(bundle: Path, options: dict[str, Any]) -> tuple[list[dict[str, Any]], 
     if not rows:
         raise BundleError(f"Nothing in '{bundle}' can be measured here: {'; '.join(failed)}")
     return rows, failed
+
+
+def _remember(rows: list[dict[str, Any]]) -> None:
+    from trtkit.runtime import probe_device
+    from trtkit.runtime.measured import MeasuredHere
+
+    on_cpu = {row["sha256"]: row["p50_ms"] for row in rows if row["conditions"]["backend"].startswith("onnxruntime")}
+    MeasuredHere(probe_device()).remember(on_cpu)
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

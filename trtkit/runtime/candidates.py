@@ -2,7 +2,7 @@
 
     1. plans that fit the GPU and TensorRT of this machine
     2. plans that TensorRT can build here from an ONNX artifact of the bundle
-    3. ONNX artifacts on the CPU: measured on such a CPU, the fastest first; else FP32; else what at least computes
+    3. ONNX artifacts on the CPU: the fastest measured on this machine, or on such a CPU; else FP32; else what computes
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class Ranking:
     rejected: tuple[str, ...]
 
 
-def rank(manifest: BundleManifest, device: Device, wish: Wish | None = None, *, can_build: bool = False) -> Ranking:
+def rank(manifest: BundleManifest, device: Device, wish: Wish | None = None, *, can_build: bool = False,
+         measured_here: Mapping[str, float] | None = None) -> Ranking:
     """Return what of a bundle could run on a device, best first.
 
     Args:
@@ -74,6 +75,7 @@ def rank(manifest: BundleManifest, device: Device, wish: Wish | None = None, *, 
         device: The machine.
         wish: What the caller wants.
         can_build: Whether there is something that builds plans.
+        measured_here: Median latency in milliseconds on this machine's CPU, by SHA-256 of the artifact's file.
 
     Raises:
         SpecError: The bundle has nothing of the target or precision that the caller wants.
@@ -86,7 +88,7 @@ def rank(manifest: BundleManifest, device: Device, wish: Wish | None = None, *, 
     if wish.device != "cpu":
         candidates += _on_gpu(artifacts, targets, device, can_build, rejected)
     if wish.device != "cuda":
-        candidates += _on_cpu(artifacts, targets, device, rejected)
+        candidates += _on_cpu(artifacts, targets, device, measured_here or {}, rejected)
     return Ranking(tuple(candidates), tuple(rejected))
 
 
@@ -165,7 +167,7 @@ def _distance(target: Target, device: Device, tensorrt: TensorRt) -> tuple[bool,
 
 
 def _on_cpu(artifacts: list[Artifact], targets: Mapping[str, Target], device: Device,
-            rejected: list[str]) -> list[Candidate]:
+            measured_here: Mapping[str, float], rejected: list[str]) -> list[Candidate]:
     models = [a for a in artifacts if a.kind == "onnx"]
     if not models:
         rejected.append("ONNX Runtime: no ONNX artifact was asked for or is there")
@@ -174,32 +176,34 @@ def _on_cpu(artifacts: list[Artifact], targets: Mapping[str, Target], device: De
         rejected.append("ONNX Runtime: it is not installed or does not load. Run: pip install 'trtkit[cpu]'")
         return []
     fitting = [name for name, target in targets.items() if target.runs_on(device.machine, device.cpu_flags)]
-    order: list[Candidate] = []
-    seen: set[int] = set()
+    first_reasons: dict[int, Candidate] = {}
+    for artifact, reason in _cpu_order(models, fitting, targets, measured_here):
+        first_reasons.setdefault(id(artifact), Candidate(artifact, "cpu", reason))
+    return list(first_reasons.values())
 
-    def add(these: Iterable[Artifact], reason: str) -> None:
-        for artifact in these:
-            if id(artifact) not in seen:
-                seen.add(id(artifact))
-                order.append(Candidate(artifact, "cpu", reason + _measured(artifact)))
 
+def _cpu_order(models: list[Artifact], fitting: list[str], targets: Mapping[str, Target],
+               measured_here: Mapping[str, float]) -> Iterator[tuple[Artifact, str]]:
+    """Yield artifacts, best first, each with why it stands there; one may come again further down."""
+    here = [a for a in models if a.sha256 in measured_here and (a.target in fitting or a.precision is Precision.FP32)]
+    for artifact in sorted(here, key=lambda a: measured_here[a.sha256]):
+        yield artifact, f"the fastest measured on this machine ({measured_here[artifact.sha256]:.2f} ms)"
     for name in fitting:
-        mine = [a for a in models if a.target == name]
-        add(sorted((a for a in mine if a.p50_ms is not None), key=_by_speed), f"the fastest measured for {name}")
+        for artifact in sorted((a for a in models if a.target == name and a.p50_ms is not None), key=_by_speed):
+            yield artifact, f"the fastest measured for {name}{_measured(artifact)}"
+    full = [a for a in models if a.precision is Precision.FP32]
     for name in fitting:
-        add((a for a in models if a.target == name and a.precision is Precision.FP32),
-            f"FP32 for {name}; nothing was measured on such a CPU")
-    add((a for a in models if _is_plain(a, targets)), "FP32, which any CPU computes alike")
+        for artifact in (a for a in full if a.target == name):
+            yield artifact, f"FP32 for {name}; nothing was measured on such a CPU"
+    for artifact in (a for a in full if a.target in targets and targets[a.target].device == "cpu"):
+        yield artifact, "FP32, which any CPU computes alike"
     for name in fitting:
-        add((a for a in models if a.target == name), f"made for {name}, but not measured against FP32")
-    add((a for a in models if a.precision is Precision.FP32), "FP32, lowered for another device")
-    add(models, "nothing fits this CPU; this was lowered for another device and may be slow or inexact")
-    return order
-
-
-def _is_plain(artifact: Artifact, targets: Mapping[str, Target]) -> bool:
-    target = targets.get(artifact.target)
-    return artifact.precision is Precision.FP32 and target is not None and target.device == "cpu"
+        for artifact in (a for a in models if a.target == name):
+            yield artifact, f"made for {name}, but not measured against FP32"
+    for artifact in full:
+        yield artifact, "FP32, lowered for another device"
+    for artifact in models:
+        yield artifact, "nothing fits this CPU; this was lowered for another device and may be slow or inexact"
 
 
 def _by_speed(artifact: Artifact) -> tuple[float, int]:

@@ -17,6 +17,7 @@ from trtkit.device import Device
 from trtkit.errors import BuildError, BundleError, DeviceError, MissingDependencyError, SpecError
 from trtkit.precision import Precision
 from trtkit.runtime.candidates import Candidate, Wish, rank
+from trtkit.runtime.measured import MeasuredHere
 from trtkit.runtime.ort import OrtSession
 from trtkit.runtime.plan_cache import PlanCache
 from trtkit.runtime.predict import Prediction, predict
@@ -192,7 +193,7 @@ def open(
         device: "auto", "cpu", or "cuda" (then a CPU is no way out).
         target: Only artifacts of this target; any when None.
         precision: Only artifacts of this precision; any when None.
-        cache_dir: Where plans built here are kept; the user's cache folder when None.
+        cache_dir: Where plans built here and latencies measured here are kept; the user's cache folder when None.
         threads: For ONNX Runtime; its own choice when None.
         machine: What this machine is; found out when None.
         builder: What builds plans here; nothing is built when None. `trtkit.open` brings one.
@@ -205,7 +206,8 @@ def open(
     wish = Wish(device, target, Precision.parse(precision) if isinstance(precision, str) else precision)
     with open_bundle(path) as bundle:
         here = machine or probe_device()
-        ranking = rank(bundle.manifest, here, wish, can_build=builder is not None)
+        measured = MeasuredHere(here, cache_dir).load()
+        ranking = rank(bundle.manifest, here, wish, can_build=builder is not None, measured_here=measured)
         opener = _Opener(bundle, here, builder, plan_session or _tensorrt_session, PlanCache(cache_dir), threads)
         session, choice = opener.first_that_works(ranking.candidates, ranking.rejected)
         logger.info("%s", choice)
