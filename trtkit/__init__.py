@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from trtkit._version import __version__
 
 if TYPE_CHECKING:
     from trtkit.opening import open
 
 __all__ = ["__version__", "open"]
-
-try:
-    __version__ = version("trtkit")
-except PackageNotFoundError:
-    __version__ = "0+source"
 
 
 def __getattr__(name: str) -> Any:

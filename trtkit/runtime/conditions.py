@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-import trtkit
+from trtkit._version import __version__
 from trtkit.runtime.probe import read_cpu, usable_cores
 
 __all__ = ["conditions", "peak_memory_bytes"]
@@ -33,7 +33,7 @@ def conditions(backend: str, root: Path = Path("/")) -> dict[str, Any]:
         "cores": usable_cores(),
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "trtkit": trtkit.__version__,
+        "trtkit": __version__,
         "governor": _line(root / _GOVERNOR),
         "power_mode": _line(root / _JETSON_POWER_MODE),
         "load": round(os.getloadavg()[0], 2),
