@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from trtkit.precision import Precision
 from trtkit.runtime import OrtSession, Session
 from trtkit.runtime import open as open_session
 from trtkit.runtime.select import BuildRequest
-from trtkit.tensors import ShapeProfile
+from trtkit.tensors import ShapeProfile, TensorSpec
 
 Make = Callable[..., Path]
 Row = tuple[Artifact, bytes]
@@ -25,8 +25,9 @@ RED = np.zeros((8, 8, 3), np.uint8) + np.array([255, 10, 0], np.uint8)
 BLUE = np.ascontiguousarray(RED[:, :, ::-1])
 
 
-def load_plan(plan: bytes) -> Session:
+def load_plan(plan: bytes, io: Sequence[TensorSpec]) -> Session:
     """Stand-in for TensorRT: a "plan" here is "PLAN" and the ONNX model behind it; anything else it refuses."""
+    assert [spec.name for spec in io] == ["image", "scores"]
     if not plan.startswith(b"PLAN"):
         raise EngineMismatchError("Plan does not deserialize")
     return OrtSession(plan[4:], threads=1)

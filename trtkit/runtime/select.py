@@ -23,10 +23,11 @@ from trtkit.runtime.plan_cache import PlanCache
 from trtkit.runtime.predict import Prediction, predict
 from trtkit.runtime.probe import probe_device
 from trtkit.runtime.session import Session
+from trtkit.runtime.trt import TrtSession
 from trtkit.target import Target, load_targets
 from trtkit.tensors import Array, Feeds, ShapeProfile, TensorSpec
 
-__all__ = ["BuildRequest", "Builder", "BundleSession", "Choice", "open"]
+__all__ = ["BuildRequest", "Builder", "BundleSession", "Choice", "PlanSession", "open"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,9 @@ class BuildRequest:
 
 Builder = Callable[[BuildRequest], tuple[bytes, EngineKey]]
 """What turns a request into a plan's bytes and key; `trtkit.open` brings the one of trtkit.build."""
+
+PlanSession = Callable[[bytes, Sequence[TensorSpec]], Session]
+"""What loads a plan; it is told inputs and outputs as the manifest has them, with the names of dynamic dimensions."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,7 @@ def open(
     threads: int | None = None,
     machine: Device | None = None,
     builder: Builder | None = None,
-    plan_session: Callable[[bytes], Session] | None = None,
+    plan_session: PlanSession | None = None,
 ) -> BundleSession:
     """Open a bundle on the best that this machine can run, and say in one line at INFO what that is and why.
 
@@ -219,7 +223,7 @@ class _Opener:
     bundle: Bundle
     device: Device
     builder: Builder | None
-    plan_session: Callable[[bytes], Session]
+    plan_session: PlanSession
     cache: PlanCache
     threads: int | None
 
@@ -241,10 +245,14 @@ class _Opener:
         if candidate.action == "cpu":
             session: Session = OrtSession(self.bundle.read(artifact.file), threads=self.threads)
         elif candidate.action == "load":
-            session = self.plan_session(self.bundle.read(artifact.file))
+            session = self.plan_session(self.bundle.read(artifact.file), self._io)
         else:
-            session = self.plan_session(self._built(artifact))
+            session = self.plan_session(self._built(artifact), self._io)
         return session, f"runs on {session.backend}"
+
+    @property
+    def _io(self) -> tuple[TensorSpec, ...]:
+        return (*self.bundle.manifest.inputs, *self.bundle.manifest.outputs)
 
     def _built(self, artifact: Artifact) -> bytes:
         calibration = self._calibration_cache(artifact)
@@ -271,7 +279,5 @@ class _Opener:
         return own.get(name) or load_targets()[name]
 
 
-def _tensorrt_session(plan: bytes) -> Session:
-    from trtkit.runtime.trt import TrtSession
-
-    return TrtSession(plan)
+def _tensorrt_session(plan: bytes, io: Sequence[TensorSpec]) -> Session:
+    return TrtSession(plan, io=io)
