@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trtkit.calib.audit import Finding, Severity, audit
+    from trtkit.calib.auditing import Finding, Severity, audit
     from trtkit.calib.sample import DataSource, Sample
     from trtkit.calib.sources import open_data
     from trtkit.calib.sweep import calibrate
@@ -18,10 +18,10 @@ __all__ = ["DataSource", "Finding", "Sample", "Severity", "audit", "calibrate", 
 
 _HOMES = {
     "DataSource": "sample",
-    "Finding": "audit",
+    "Finding": "auditing",
     "Sample": "sample",
-    "Severity": "audit",
-    "audit": "audit",
+    "Severity": "auditing",
+    "audit": "auditing",
     "calibrate": "sweep",
     "open_data": "sources",
 }

@@ -47,8 +47,8 @@ def calibrate(model: bytes | Path | onnx.ModelProto, data: DataSource, *, batch:
         data: The samples; at least one.
         batch: Samples a run. More than 1 needs a model with a dynamic batch dimension; one with a fixed batch
             dimension takes its own. Samples that do not fill a last fixed batch are left out.
-        checkpoint: File that keeps what was counted. When it exists the sweep goes on from there; it is removed at
-            the end, by then without use. The result is the same, byte by byte, as that of an uninterrupted sweep.
+        checkpoint: File that keeps what was counted. When it exists the sweep goes on from there, with the same
+            result, byte by byte, as without the interruption. It stays, complete: remove it once the table is saved.
         checkpoint_every: Samples between two checkpoints; an interrupt writes one, too.
         workers: Threads that run and count; as many as there are processors, at most 8, when None.
         progress: Told of samples done.
@@ -86,7 +86,7 @@ def calibrate(model: bytes | Path | onnx.ModelProto, data: DataSource, *, batch:
         raise CalibrationError(f"The data gave no batch of {batch} samples, and without data there is nothing to "
                                f"calibrate. Give at least {batch} readable samples")
     if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
+        end.save(checkpoint)
     tensors = dict(end.table.tensors)
     tensors.update({name: tensors[source] for name, source in observed.copies.items() if source in tensors})
     return replace(end.table, tensors=tensors)

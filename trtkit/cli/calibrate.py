@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -15,13 +16,13 @@ __all__ = ["calibrate"]
 
 
 def calibrate(
-    model: Path = typer.Argument(..., help="FP32 ONNX model."),
-    data: str = typer.Option(..., "--data", help="Folder of images, .npz, .npy, COCO .json, video, path.py:function."),
-    output: Path = typer.Option(..., "--output", "-o", help="Calibration table to write."),
-    preprocess: Path | None = typer.Option(None, "--preprocess", "-p", help="TOML with the preprocessing."),
-    limit: int | None = typer.Option(None, "--limit", min=1, help="At most so many samples, evenly spaced."),
-    batch: int = typer.Option(1, "--batch", min=1, help="Samples a run; the result does not depend on it."),
-    resume: bool = typer.Option(True, help="Go on from OUTPUT.part when it exists, or start anew."),
+    model: Annotated[Path, typer.Argument(help="FP32 ONNX model.")],
+    data: Annotated[str, typer.Option(help="Image folder, .npz, .npy, COCO .json, video, or path.py:function.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Calibration table to write.")],
+    preprocess: Annotated[Path | None, typer.Option("--preprocess", "-p", help="TOML with the preprocessing.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many samples, evenly spaced.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Samples a run.")] = 1,
+    resume: Annotated[bool, typer.Option(help="Go on from OUTPUT.part when it exists, or start anew.")] = True,
 ) -> None:
     """Write the calibration table and print what looks wrong."""
     from trtkit.calib import audit, open_data
@@ -38,6 +39,7 @@ def calibrate(
     with rich_progress() as progress:
         table = sweep(proto, source, batch=batch, checkpoint=part, progress=progress)
     table.save(output)
+    part.unlink(missing_ok=True)
     values = sum(histogram.total for histogram in table.tensors.values())
     console.print(f"{escape(str(output))}: {table.samples} samples, {len(table.tensors)} tensors, {values:,} values")
     if source.unreadable:
@@ -45,8 +47,8 @@ def calibrate(
                       f"{escape(', '.join(source.unreadable))}")
     for finding in audit(table, inputs=inputs, data=source):
         colour = "red" if finding.severity.value == "error" else "yellow"
-        where = f"{finding.tensor}: " if finding.tensor else ""
-        console.print(f"[{colour}]{finding.severity.value}[/] {escape(where + finding.message)}. {escape(finding.fix)}.")
+        what = f"{finding.tensor}: {finding.message}" if finding.tensor else finding.message
+        console.print(f"[{colour}]{finding.severity.value}[/] {escape(what)}. {escape(finding.fix)}.")
 
 
 def _read(path: Path | None) -> Preprocess | None:

@@ -75,7 +75,7 @@ def _read(path: Path, name: str) -> dict[str, Array]:
     try:
         if path.suffix.lower() == ".npy":
             return {name: np.load(path, mmap_mode="r", allow_pickle=False)}
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as err:
         raise CalibrationError(f"'{path}' is not readable as NumPy data: {err}. Save it again with numpy.savez; "
