@@ -163,6 +163,23 @@ def test_build_explains_integer_operators_of_onnx_runtime(tmp_path: Path, conv_m
         build_plan(model, RTX)
 
 
+@pytest.mark.parametrize(("text", "says"), [
+    pytest.param("g (float[2,3] x) => (int64[2,K] y) { y = NonZero(x) }", r"\(NonZero\).*no kernel", id="nonzero"),
+    pytest.param("g (float[1,6,4] b, float[1,2,6] s) => (int64[K,3] y) { y = NonMaxSuppression(b, s) }",
+                 "NonMaxSuppression", id="nms"),
+    pytest.param("g (float[1,3] x, float16[1,3] h) => (float[1,3] y) { y = Add(x, h) }", "writes the casts",
+                 id="mixed"),
+    pytest.param("g (string[4] x) => (string[4] y) { y = Identity(x) }", "strings", id="strings"),
+    pytest.param("g (float[4] x) => (float[4] y) { y = Add(x, nothing) }", "not whole", id="dangling"),
+    pytest.param("g (float[4,4] x) => (float y) { y = Det(x) }", r"\(Det\).*does not have this operator", id="det"),
+])
+def test_build_explains_what_tensorrt_rtx_refuses(text: str, says: str) -> None:
+    model = onnx.parser.parse_model('<ir_version: 8, opset_import: ["" : 17]>\n' + text).SerializeToString()
+    with pytest.raises(BuildError, match=f"(?s){says}") as caught:
+        build_plan(model, RTX)
+    assert "cudaError 35" not in str(caught.value)
+
+
 def test_build_explains_fp32_gemm_on_turing(gemm_model: bytes) -> None:
     with pytest.raises(BuildError, match=r"(?s)fc|Gemm|GEMM.*FP16 first"):
         build_plan(gemm_model, options(compute_capabilities=("7.5",)))

@@ -37,7 +37,7 @@ def test_flavour_compares_versions_part_by_part(site: Path, version: str, fits: 
     if fits:
         assert load_flavour("tensorrt", version).version == "10.3.0"
     else:
-        with pytest.raises(BuildError, match="here is TensorRT 10.3.0"):
+        with pytest.raises(BuildError, match=r"here is TensorRT 10\.3\.0"):
             load_flavour("tensorrt", version)
 
 

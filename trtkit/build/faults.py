@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trtkit.build.flavour import Flavour
-from trtkit.build.hints import hints_for
+from trtkit.build.hints import hint_for
 from trtkit.errors import BuildError
 from trtkit.runtime.trt_log import TrtLog
 
@@ -12,7 +12,7 @@ __all__ = ["Watch", "build_error"]
 
 def build_error(flavour: Flavour, what: str, said: str) -> BuildError:
     """Return the error for `what` failed, with what TensorRT `said` and the hints that match it."""
-    advice = " ".join(hints_for(said, rtx=flavour.is_rtx))
+    advice = hint_for(said, rtx=flavour.is_rtx)
     return BuildError(f"{flavour.title}: {what}: {said}" + (f". {advice}" if advice else ""))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["HINTS", "Hint", "hints_for"]
+__all__ = ["HINTS", "Hint", "hint_for"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ HINTS = (
          "--precision fp16."),
     Hint(r"fp8_e4m3|\bFP8\b.*(not supported|unsupported)",
          "FP8 needs SM 8.9 or later, so no Ampere and no Orin. Use INT8 there."),
-    Hint(r"bf16|bfloat16", "BF16 needs SM 8.0 or later. Use FP16 on Turing."),
+    Hint(r"bf16|bfloat16|datatypes: b16", "BF16 needs SM 8.0 or later. Use FP16 on Turing."),
     Hint(r"no optimization profile has been defined|optimization profile is (missing|required)",
          "The model has dynamic shapes. Give their range: --batch 1,4,8, or --min, --opt and --max name=1x3x224x224."),
     Hint(r"must have same input types|types? .*(Half and Float|Float and Half)",
@@ -59,6 +59,14 @@ HINTS = (
     Hint(r"plugin not found|creator &&",
          "TensorRT has no such operator. Write it in terms of others (trtkit rewrite), or give its plugin library: "
          "--plugin LIB.so."),
+    Hint(r"has no runners that implement it",
+         "TensorRT knows this operator and has no kernel for it here, as TensorRT-RTX has none for NonMaxSuppression. "
+         "Cut it off (trtkit rewrite, extract the subgraph before it) and do it on the CPU."),
+    Hint(r"convert ONNX dat[ae] type",
+         "An input or weight has a type that TensorRT does not have, such as strings or complex numbers. Cut that part "
+         "off and do it on the CPU."),
+    Hint(r"input was not registered|INVALID_GRAPH",
+         "The graph is not whole: that node reads something that nothing makes. Export the model again."),
     Hint(r"UNSUPPORTED_NODE",
          "TensorRT does not have this operator. Write it in terms of others (trtkit rewrite), or cut it off and do it "
          "on the CPU."),
@@ -74,8 +82,12 @@ HINTS = (
 """Rows from the most special to the most general."""
 
 
-def hints_for(message: str, *, rtx: bool) -> tuple[str, ...]:
-    """Return the advice for an error message; the first two rows that match, since later ones are more general."""
+def hint_for(message: str, *, rtx: bool) -> str:
+    """Return the advice of the first row that matches an error message; "" when none does.
+
+    Args:
+        message: TensorRT's words, with the operator and error code where there are some.
+        rtx: Whether TensorRT-RTX said it.
+    """
     rows = (hint for hint in HINTS if rtx or not hint.rtx_only)
-    found = [hint.advice for hint in rows if re.search(hint.pattern, message, re.IGNORECASE | re.DOTALL)]
-    return tuple(found[:2])
+    return next((hint.advice for hint in rows if re.search(hint.pattern, message, re.IGNORECASE | re.DOTALL)), "")

@@ -8,8 +8,9 @@ from typing import Any
 
 from trtkit.build.faults import Watch, build_error
 from trtkit.build.flavour import Flavour
-from trtkit.build.hints import hints_for
+from trtkit.build.hints import hint_for
 from trtkit.errors import BuildError
+from trtkit.runtime.trt_log import is_noise
 
 __all__ = ["create_network", "network_flags", "parse_onnx"]
 
@@ -87,7 +88,8 @@ def _describe(flavour: Flavour, error: Any) -> Iterator[str]:
     index = error.node()  # -1 when the fault is in no node
     node = f"node {index}" + (f" '{name}'" if name else "") + (f" ({operator})" if operator else "")
     where = node if index >= 0 else "the model"
-    said = error.desc().strip()
+    said = "; ".join(line.strip() for line in error.desc().splitlines() if line.strip() and not is_noise(line))
     yield f"{where}: {code}" + (f": {said}" if said not in ("", "false") else "")
-    for advice in hints_for(f"{operator} {code} {said}", rtx=flavour.is_rtx):
+    advice = hint_for(f"{operator} {code} {said}", rtx=flavour.is_rtx)
+    if advice:
         yield f"  -> {advice}"

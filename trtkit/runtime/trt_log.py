@@ -10,7 +10,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-__all__ = ["LogLine", "TrtLog", "capture_log"]
+__all__ = ["LogLine", "TrtLog", "capture_log", "is_noise"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class TrtLog:
 
     def add(self, severity: str, text: str) -> None:
         """Keep one line and pass it on to the listener, or to Python's logging when there is none."""
-        if severity not in _LEVELS or _is_noise(text):
+        if severity not in _LEVELS or is_noise(text):
             return
         line = LogLine(severity, text.strip())
         self.lines.append(line)
@@ -67,9 +67,10 @@ class TrtLog:
         return " | ".join(self.errors(since)[-limit:]) or "TensorRT gave no reason"
 
 
-def _is_noise(text: str) -> bool:
-    # Every API error on a machine without a GPU is followed by this line; 35 is "driver too old or absent".
-    return "catchCudaError" in text and "35" in text
+def is_noise(text: str) -> bool:
+    """Whether this line only says that there is no GPU (35: no driver); it follows every API error where there is "
+      "none."""
+    return "catchCudaError" in text and "cudaError 35" in text
 
 
 @cache
