@@ -4,8 +4,10 @@ import os
 import stat
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -256,6 +258,33 @@ def test_write_refuses_to_replace_a_folder_of_something_else(tmp_path: Path, man
     with pytest.raises(BundleError, match="holds something else"):
         write_bundle(tmp_path / "home", manifest, files)
     assert (tmp_path / "home/thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("name", ["m.trtkit", "m"])
+def test_memory_stays_flat_and_a_read_holds_the_file_once(tmp_path: Path, manifest: BundleManifest, name: str) -> None:
+    size = 24 << 20
+    (tmp_path / "big").write_bytes(bytes(size))
+    big = replace(manifest, artifacts=(Artifact("big", "pi5", Precision.FP32, "onnx"),))
+
+    def peak(work: Callable[[], object]) -> int:
+        tracemalloc.start()
+        try:
+            work()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(lambda: write_bundle(tmp_path / name, big, {"big": tmp_path / "big"})) < size / 4
+    with open_bundle(tmp_path / name) as bundle:
+        assert peak(bundle.verify) < size / 4
+        assert peak(lambda: bundle.extract("big", tmp_path / "out")) < size / 4
+        assert peak(lambda: bundle.read("big")) < 1.2 * size
+
+
+def test_one_bundle_may_be_read_by_several_threads(written: Path, files: Files) -> None:
+    with open_bundle(written) as bundle, ThreadPoolExecutor(4) as pool:
+        names = list(files) * 50
+        assert list(pool.map(bundle.read, names)) == [files[name] for name in names]
 
 
 @pytest.fixture

@@ -73,9 +73,11 @@ class Folder:
         """Yield the content of `name` in pieces of at most `size` bytes."""
         if self._closed:
             raise BundleError(f"'{self._path}' is closed. Open the bundle again")
+        left = self.sizes[name]
         try:
-            with open(self._inside(self._root / name), "rb") as stream:
-                while chunk := stream.read(size):
+            with open(self._inside(self._root / name), "rb", buffering=0) as stream:
+                while left and (chunk := stream.read(min(size, left))):
+                    left -= len(chunk)
                     yield chunk
         except OSError as err:
             raise BundleError(f"'{self._path}/{name}' cannot be read: {err.strerror}. Copy the bundle again") from err

@@ -76,7 +76,8 @@ class Bundle:
         Raises:
             BundleError: There is no such file, or its content is not what the manifest says.
         """
-        return b"".join(self._verified(name))
+        parts = list(self._verified(name, max(_CHUNK, self._known(name).size_bytes)))  # one piece: never there twice
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def extract(self, name: str, folder: Path) -> Path:
         """Copy one file, verified while it is copied, to `folder`/`name`; return where it is.
@@ -113,11 +114,11 @@ class Bundle:
             raise BundleError(f"'{self.path}' holds no '{name}'. It holds: {', '.join(self._files)}")
         return self._files[name]
 
-    def _verified(self, name: str) -> Iterator[bytes]:
+    def _verified(self, name: str, piece: int = _CHUNK) -> Iterator[bytes]:
         """Yield the content in pieces; the last piece comes only after the hash was right."""
         artifact = self._known(name)
         hashed, size, held = hashlib.sha256(), 0, b""
-        for chunk in self._container.chunks(name, _CHUNK):
+        for chunk in self._container.chunks(name, piece):
             hashed.update(chunk)
             size += len(chunk)
             if held:

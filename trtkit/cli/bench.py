@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.table import Table
 
 from trtkit.cli.console import console
 from trtkit.errors import BundleError, SpecError
 
-_COLUMNS = {"p50 ms": "p50_ms", "p90 ms": "p90_ms", "p99 ms": "p99_ms", "samples/s": "throughput"}
+_COLUMNS = {"p50 ms": "p50_ms", "p90 ms": "p90_ms", "p99 ms": "p99_ms", "per s": "throughput"}
 _SHOWN_CONDITIONS = ("backend", "cpu", "cores", "governor", "power_mode", "load", "copies_included", "python", "trtkit")
 
 
@@ -47,8 +48,9 @@ def bench(
         return
     console.print(_table(rows))
     for key in _SHOWN_CONDITIONS:
-        if rows and key in rows[0]["conditions"]:
+        if key in rows[0]["conditions"]:
             console.print(f"{key}: {rows[0]['conditions'][key]}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"batch: {rows[0]['batch']}, runs: {', '.join(str(row['runs']) for row in rows)}", highlight=False)
     for line in failed:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -99,9 +101,9 @@ def _remember(rows: list[dict[str, Any]]) -> None:
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("target", "precision", "size MB", *_COLUMNS, "peak MB", "batch", "runs")
+    table = Table("target", "precision", "size MB", *_COLUMNS, "peak MB", box=box.SIMPLE, pad_edge=False)
     for row in rows:
         table.add_row(row["target"], row["precision"], f"{row['size_bytes'] / 1e6:.2f}",
                       *(f"{row[key]:.2f}" for key in _COLUMNS.values()),
-                      f"{row['peak_memory_bytes'] / 1e6:.0f}", str(row["batch"]), str(row["runs"]))
+                      f"{row['peak_memory_bytes'] / 1e6:.0f}")
     return table

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -28,7 +29,7 @@ def doctor(
         console.print_json(json.dumps({"device": found.device.to_json(), "problems": found.problems,
                                        "findings": [asdict(finding) for finding in findings]}))
         return
-    table = Table("what", "found", "works")
+    table = Table("what", "found", "works", box=box.SIMPLE, pad_edge=False)
     for finding in findings:
         table.add_row(finding.topic, Text(finding.found), _MARKS[finding.ok])
     console.print(table)

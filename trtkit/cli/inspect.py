@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -48,7 +49,8 @@ def _kind(path: Path) -> Callable[[Path, bool, int], Iterable[Table]]:
 
 
 def _facts(title: str, rows: dict[str, object]) -> Table:
-    table = Table("what", "value", title=Text(title), show_header=False, title_justify="left")
+    table = Table("what", "value", title=Text(title), title_justify="left", show_header=False, box=box.SIMPLE,
+                  pad_edge=False)
     for what, value in rows.items():
         table.add_row(what, Text(str(value)))
     return table
@@ -69,11 +71,15 @@ def _bundle(path: Path, verify: bool, limit: int) -> Iterable[Table]:
             "labels": f"{len(manifest.labels)}: {', '.join(manifest.labels[:5])}" if manifest.labels else "none",
             "size": f"{bundle.size_bytes / 1e6:.2f} MB", "hashes": "all verified" if verify else "checked when read",
             **{f"provenance: {key}": value for key, value in manifest.provenance.items()}})
-        table = Table("file", "target", "precision", "kind", "MB", "p50 ms", "engine", "sha256")
+        table = Table("file", "target", "precision", "kind", "MB", "p50 ms", "sha256", box=box.SIMPLE, pad_edge=False)
+        table.columns[0].overflow = "fold"
         for a in manifest.artifacts:
             table.add_row(a.file, a.target, a.precision.value, a.kind, f"{a.size_bytes / 1e6:.2f}",
-                          "" if a.p50_ms is None else f"{a.p50_ms:.2f}", str(a.engine or ""), a.sha256[:12])
+                          "" if a.p50_ms is None else f"{a.p50_ms:.2f}", a.sha256[:8])
         yield table
+        engines = {a.file: a.engine for a in manifest.artifacts if a.engine}
+        if engines:
+            yield _facts("Plans", {file: f"for {key}" for file, key in engines.items()})
 
 
 def _plan(path: Path, verify: bool, limit: int) -> Iterable[Table]:

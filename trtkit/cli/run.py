@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from trtkit.cli.console import console
 from trtkit.errors import SpecError
@@ -56,11 +58,10 @@ def _predict(session: BundleSession, images: list[Path], top: int | None
 
 
 def _table(found: dict[Path, list[Prediction]]) -> Table:
-    table = Table("picture", "prediction", "score")
+    table = Table("picture", "prediction", "score", box=box.SIMPLE, pad_edge=False)
     for path, predictions in found.items():
         for rank, prediction in enumerate(predictions):
-            table.add_row(str(path) if rank == 0 else "", prediction.label, f"{prediction.score:.3f}",
-                          end_section=rank == len(predictions) - 1)
+            table.add_row(Text(str(path) if rank == 0 else ""), Text(prediction.label), f"{prediction.score:.3f}")
         if not predictions:
-            table.add_row(str(path), "nothing above the threshold", "", end_section=True)
+            table.add_row(Text(str(path)), "nothing above the threshold", "")
     return table

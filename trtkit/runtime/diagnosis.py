@@ -136,7 +136,7 @@ def _work(probe: Probe, packages: dict[str, str]) -> Iterator[Finding]:
     lacks = [what for what, there in (("an NVIDIA GPU", device.gpu), ("TensorRT", device.tensorrt),
                                       ("pycuda", "pycuda" in packages)) if not there]
     yield Finding("Run on the GPU", f"lacks {', '.join(lacks)}" if lacks else "works", not lacks,
-                  "an NVIDIA GPU with its driver; then see the lines above")
+                  "do what the lines above say" if device.gpu else "needs an NVIDIA GPU and its driver")
     can_build = device.tensorrt is not None and (device.gpu is not None or device.tensorrt.module == "tensorrt_rtx")
     yield Finding("Build plans", "works" if can_build else "lacks TensorRT with a GPU, or TensorRT-RTX", can_build,
                   "pip install 'trtkit[rtx]'")
