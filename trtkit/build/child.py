@@ -137,6 +137,7 @@ def _give_up(child: subprocess.Popen[bytes], story: _Story) -> None:
 
 
 def _follow(lines: IO[bytes], story: _Story, progress: Progress) -> None:
+    steps = 1  # where TensorRT has no progress monitor, the end is the only step
     for line in lines:
         try:
             event: dict[str, Any] = json.loads(line)
@@ -144,14 +145,15 @@ def _follow(lines: IO[bytes], story: _Story, progress: Progress) -> None:
             continue
         kind = event["event"]
         if kind == "progress":
-            progress("build", event["done"], event["total"])
+            steps = event["total"]
+            progress("build", event["done"], steps)
         elif kind == "log":
             story.log.append(LogLine(event["severity"], event["text"]))
         elif kind == "loaded":
             story.flavour, story.version = event["flavour"], event["version"]
         elif kind == "built":
             story.profiles = tuple(map(ShapeProfile.from_json, event["profiles"]))
-            progress("build", 1, 1)
+            progress("build", steps, steps)
         elif kind == "error":
             story.error = (event["kind"], event["message"])
 
