@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+from onnx.reference import ReferenceEvaluator
 
 from trtkit.calib.observing_session import open_observing_session
 from trtkit.errors import GraphError
@@ -21,7 +22,7 @@ def test_session_yields_the_values_of_the_plain_model_in_some_order(make_model: 
     plain.CopyFrom(model)
     del plain.graph.output[:]
     plain.graph.output.extend(onnx.ValueInfoProto(name=name) for name in TENSORS)
-    expected = onnx.reference.ReferenceEvaluator(plain).run(None, {"input": X})
+    expected = ReferenceEvaluator(plain).run(None, {"input": X})
     for got, wanted in zip(values, expected):
         assert got.shape == wanted.shape
         np.testing.assert_allclose(np.sort(got, axis=None), np.sort(wanted, axis=None), rtol=1e-4, atol=1e-5)
