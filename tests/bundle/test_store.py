@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import subprocess
@@ -109,6 +110,25 @@ def test_open_refuses_a_truncated_file(tmp_path: Path, manifest: BundleManifest,
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(BundleError, match="truncated"):
         open_bundle(path)
+
+
+def test_open_refuses_a_file_cut_anywhere(tmp_path: Path, manifest: BundleManifest) -> None:
+    path = tmp_path / "m.trtkit"
+    artifact = Artifact("m.onnx", "pi5", Precision.FP32, "onnx")
+    write_bundle(path, replace(manifest, artifacts=(artifact,)), {"m.onnx": b"model"})
+    whole = path.read_bytes()
+    for end in range(0, len(whole), 3):
+        path.write_bytes(whole[:end])
+        with pytest.raises(BundleError):
+            open_bundle(path)
+
+
+def test_links_that_lead_in_a_circle_are_a_bundle_error_or_harmless(tmp_path: Path, manifest: BundleManifest, files: Files) -> None:
+    write_bundle(tmp_path / "m", manifest, files)
+    (tmp_path / "m/a").symlink_to("b")
+    (tmp_path / "m/b").symlink_to("a")
+    with contextlib.suppress(BundleError):  # from Python 3.13 they resolve to themselves, inside, and harm nothing
+        open_bundle(tmp_path / "m", verify="all").close()
 
 
 def test_open_refuses_a_folder_whose_file_is_truncated_or_gone(tmp_path: Path, manifest: BundleManifest,

@@ -48,3 +48,9 @@ def test_bench_remember_keeps_what_was_measured_here(bundle: Path, trtkit: Trtki
 def test_bench_remember_needs_all(bundle: Path, trtkit: Trtkit) -> None:
     with pytest.raises(SpecError, match="Give --all"):
         trtkit("bench", bundle, "--remember")
+
+
+def test_bench_all_keeps_to_a_target(bundle: Path, trtkit: Trtkit) -> None:
+    content = json.loads(trtkit("bench", bundle, "--all", "--target", "pi4", "--seconds", "0.05", "--warmup", "0",
+                                "--json", "--device", "cpu"))
+    assert [row["target"] for row in content["results"]] == ["pi4"]

@@ -166,13 +166,14 @@ def test_open_hands_the_calibration_cache_to_the_builder(make_bundle: Make, colo
     assert "onnxruntime" in session.backend
 
 
-def test_open_falls_back_when_a_plan_that_fits_does_not_load(make_bundle: Make, jetson_rows: list[Row],
-                                                             orin: Device) -> None:
+def test_open_falls_back_when_a_plan_that_fits_does_not_load(make_bundle: Make, jetson_rows: list[Row], orin: Device,
+                                                             caplog: pytest.LogCaptureFixture) -> None:
     bad = (Artifact("bad.plan", "jetson-orin-jp6", Precision.FP16, "plan", engine=KEY), b"garbage")
     path = make_bundle([bad, jetson_rows[3]])
     session = open_session(path, machine=orin, plan_session=load_plan)
     assert session.choice.artifact.file == "pi5.onnx"
     assert "Plan does not deserialize" in session.choice.rejected[0]
+    assert "trying the next best" in caplog.text
     with pytest.raises(BundleError, match=r"Nothing in .* runs here: .*Plan does not deserialize"):
         open_session(path, machine=orin, plan_session=load_plan, device="cuda")
 

@@ -91,8 +91,8 @@ class Folder:
             for path in sorted(self._root.rglob("*")):
                 if self._inside(path).is_file():
                     yield path.relative_to(self._root).as_posix(), path.stat().st_size
-        except OSError as err:
-            raise BundleError(f"'{self._path}' cannot be read: {err.strerror}. Check its permissions") from err
+        except (OSError, RuntimeError) as err:  # RuntimeError: links that lead in a circle, before Python 3.13
+            raise BundleError(f"'{self._path}' cannot be read: {err}. Check its permissions and links") from err
 
     def _inside(self, path: Path) -> Path:
         real = path.resolve()

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 import zipfile
@@ -270,7 +271,10 @@ def _folder_writer(path: Path) -> Iterator[_Put]:
         destination = temporary / name
         destination.parent.mkdir(parents=True, exist_ok=True)
         with open(destination, "wb") as out:
-            return _copy(source, out)
+            facts = _copy(source, out)
+            out.flush()
+            os.fsync(out.fileno())
+            return facts
 
     try:
         temporary.chmod(0o755)

@@ -35,14 +35,15 @@ def bench(
 ) -> None:
     """Measure what `trtkit run` would choose, or with --all everything that runs here."""
     options = {"seconds": seconds, "warmup": warmup, "batch": batch, "device": device, "threads": threads}
+    which = {"target": target, "precision": precision}
     if remember and not every:
         raise SpecError("--remember compares everything that runs here. Give --all with it")
     if every:
-        rows, failed = _each(bundle, options)
+        rows, failed = _each(bundle, options, which)
         if remember:
             _remember(rows)
     else:
-        rows, failed = [_measure(bundle, {**options, "target": target, "precision": precision})], []
+        rows, failed = [_measure(bundle, {**options, **which})], []
     if as_json:
         console.print_json(json.dumps({"results": rows, "failed": failed} if every else rows[0]))
         return
@@ -70,13 +71,15 @@ def _measure(bundle: Path, options: dict[str, Any]) -> dict[str, Any]:
                 "sha256": artifact.sha256, **result.to_json()}
 
 
-def _each(bundle: Path, options: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
+def _each(bundle: Path, options: dict[str, Any], which: dict[str, str | None]
+          ) -> tuple[list[dict[str, Any]], list[str]]:
     """Measure each target and precision in a process of its own, so that its peak memory is its own."""
     from trtkit.bundle import open_bundle
 
     with open_bundle(bundle) as opened:
         pairs = dict.fromkeys((a.target, a.precision.value) for a in opened.artifacts_for()
-                              if a.kind != "calibration-cache")
+                              if a.kind != "calibration-cache" and which["target"] in (None, a.target)
+                              and which["precision"] in (None, a.precision.value))
     rows, failed = [], []
     for target, precision in pairs:
         flags = [text for key, value in {**options, "target": target, "precision": precision}.items()

@@ -233,7 +233,8 @@ class _Opener:
             try:
                 session, how = self._open(candidate)
             except (BuildError, DeviceError, MissingDependencyError, BundleError) as err:
-                failed.append(f"{candidate.artifact}: {err}")
+                failed.append(f"{candidate.artifact}: {' '.join(str(err).split())}")
+                logger.warning("%s; trying the next best", failed[-1])
             else:
                 return session, Choice(candidate.artifact, f"{candidate.reason}; {how}", (*failed, *rejected))
         reasons = "; ".join((*failed, *rejected)) or "it has no artifact that a runtime takes"
