@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -77,7 +78,7 @@ class Cuda(Protocol):
         """Wait for everything enqueued."""
 
     def close(self) -> None:
-        """Release stream and context; a second call does nothing."""
+        """Release the stream; a second call does nothing."""
 
 
 class PyCuda:
@@ -94,8 +95,7 @@ class PyCuda:
     def __init__(self, device: int = 0) -> None:
         self._driver: Any = require("pycuda.driver", extra="trt", feature="Running a plan")
         with self._told(f"opening GPU {device}"):
-            self._driver.init()
-            self._context: Any = self._driver.Device(device).retain_primary_context()
+            self._context: Any = _primary_context(self._driver, device)
             with self.active():
                 self._stream: Any = self._driver.Stream(1)  # 1: does not wait for the default stream
         self.stream = int(self._stream.handle)
@@ -143,12 +143,11 @@ class PyCuda:
             self._stream.synchronize()
 
     def close(self) -> None:
-        """Release stream and context."""
+        """Release the stream; the context stays, see `_primary_context`."""
         if self._context is None:
             return
         with self.active():
             self._stream = None  # pycuda destroys a stream with its object, which needs the context
-        self._context.detach()
         self._context = None
 
     @contextmanager
@@ -158,6 +157,16 @@ class PyCuda:
         except self._driver.Error as err:  # base of pycuda's errors, itself no RuntimeError
             raise DeviceError(f"CUDA failed while {what}: {err}. "
                               "See what this machine has: trtkit doctor") from err
+
+
+@cache
+def _primary_context(driver: Any, device: int) -> Any:
+    """Retain a device's primary context once, for the life of the process, as the CUDA runtime itself does.
+
+    pycuda's detach would release it and leave it on the driver's stack, current and dead (context::detach in cuda.hpp).
+    """
+    driver.init()
+    return driver.Device(device).retain_primary_context()
 
 
 class _PyCudaMemory:
