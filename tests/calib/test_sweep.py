@@ -70,6 +70,9 @@ def test_calibrate_takes_the_batch_of_the_model_when_it_is_fixed(make_model: Cal
                                                                 spec: TensorSpec) -> None:
     table = calibrate(make_model(batch=4), source(spec))
     assert table.samples == 28
+    four = TensorSpec("input", "float32", (4, 3, 12, 12))
+    whole = calibrate(make_model(batch=4), source(four, [np.concatenate(SAMPLES[i:i + 4]) for i in range(0, 28, 4)]))
+    assert (whole.samples, whole.tensors) == (28, table.tensors)
     with pytest.raises(CalibrationError, match="no batch of 4"):
         calibrate(make_model(batch=4), source(spec, SAMPLES[:3]))
 

@@ -66,11 +66,15 @@ def open_observing_session(model: onnx.ModelProto, tensors: Sequence[str], *, th
             save_model(extended, path)
             return _describe(_open(str(path), threads))
         optimized = Path(folder) / "optimized.onnx"
-        plain = _open(extended.SerializeToString(), threads, optimized)
+        plain = _describe(_open(extended.SerializeToString(), threads, optimized))
         blocked = _without_reordering(optimized)
     if blocked is None:
-        return _describe(plain)
-    return _describe(plain, blocked[1], _open(blocked[0].SerializeToString(), threads, optimize=False))
+        return plain
+    cut, renamed = blocked
+    tensors = plain.tensors
+    del plain, extended  # two sessions at once would double the weights in memory
+    outputs = tuple(renamed.get(name, name) for name in tensors)
+    return ObservingSession(_open(cut.SerializeToString(), threads, optimize=False), outputs, tensors)
 
 
 def _open(model: bytes | str, threads: int, save_to: Path | None = None, *, optimize: bool = True) -> Any:
@@ -88,10 +92,9 @@ def _open(model: bytes | str, threads: int, save_to: Path | None = None, *, opti
                          "Run: trtkit rewrite, or update onnxruntime") from err
 
 
-def _describe(plain: Any, renamed: dict[str, str] | None = None, session: Any = None) -> ObservingSession:
-    tensors = tuple(info.name for info in plain.get_outputs() if info.type in _FLOAT_TYPES)
-    outputs = tuple((renamed or {}).get(name, name) for name in tensors)
-    return ObservingSession(session or plain, outputs, tensors)
+def _describe(session: Any) -> ObservingSession:
+    tensors = tuple(info.name for info in session.get_outputs() if info.type in _FLOAT_TYPES)
+    return ObservingSession(session, tensors, tensors)
 
 
 def _without_reordering(optimized: Path) -> tuple[onnx.ModelProto, dict[str, str]] | None:

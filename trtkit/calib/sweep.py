@@ -158,7 +158,7 @@ class _Sweep:
         except BaseException:
             self._failed = True  # half of a batch is counted: nothing after it may be kept
             raise
-        self._done.append((len(samples), samples[-1].index + 1))
+        self._done.append((self._batch if self._fixed else len(samples), samples[-1].index + 1))
 
     def _observe(self, samples: list[Sample]) -> None:
         if not hasattr(self._local, "counter"):
