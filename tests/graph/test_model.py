@@ -81,7 +81,7 @@ def test_load_lists_custom_operators_unless_allowed(parse, tmp_path: Path) -> No
     model.graph.node[1].domain, model.graph.node[1].op_type = "my.plugins", "Fast"
     model.opset_import.add(domain="my.plugins", version=1)
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(GraphError, match="my.plugins::Fast"):
+    with pytest.raises(GraphError, match=r"my\.plugins::Fast"):
         load_model(tmp_path / "m.onnx")
     assert load_model(tmp_path / "m.onnx", allow_custom=True).graph.node[1].op_type == "Fast"
 

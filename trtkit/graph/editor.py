@@ -86,16 +86,10 @@ class Editor:
     """
 
     def __init__(self, root: gs.Graph) -> None:
-        self.root = root
         graphs = list(each_graph(root))
         self._pinned = {tensor.name for graph in graphs for tensor in graph.outputs}
         self._names = {t.name for g in graphs for n in g.nodes for t in [*n.inputs, *n.outputs]} | self._pinned
         self._names |= {tensor.name for graph in graphs for tensor in graph.inputs}
-
-    @property
-    def opset(self) -> int:
-        """Version of ONNX's own operators."""
-        return int(self.root.opset)
 
     def is_pinned(self, tensor: gs.Tensor) -> bool:
         """Whether a tensor is an output of a graph, so that its name must stay."""

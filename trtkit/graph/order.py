@@ -6,13 +6,14 @@ Works on the protobuf messages and knows that a subgraph (If, Loop, Scan) reads 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import onnx
 
 from trtkit.errors import GraphError
 
-__all__ = ["each_graph", "reads", "sort_nodes", "subgraphs", "tidy"]
+__all__ = ["each_graph", "name_uniquely", "reads", "sort_nodes", "subgraphs", "tidy"]
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
@@ -114,20 +115,12 @@ def tidy(graph: onnx.GraphProto, outer: frozenset[str] = frozenset()) -> None:
     """Remove, in place, nodes, initializers and value infos that no output needs; subgraphs included.
 
     Args:
-        graph: The graph, its nodes in topological order.
+        graph: The graph, its nodes in any order.
         outer: Tensors of the graphs around it; a subgraph's own copy of one of them is removed as well.
     """
     _drop_if(graph.initializer, lambda tensor: tensor.name in outer)
-    needed = {output.name for output in graph.output}
-    alive = []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            needed |= reads(node)
-            alive.append(node)
-    if len(alive) < len(graph.node):
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(alive)]
-        del graph.node[:]
-        graph.node.extend(copies)
+    needed, alive = _upstream(graph)
+    _drop_if(graph.node, lambda node: not alive.intersection(node.output))
     _drop_if(graph.initializer, lambda tensor: tensor.name not in needed)
     made = _given(graph).union(*(node.output for node in graph.node))
     _drop_if(graph.value_info, lambda info: info.name not in made)
@@ -137,6 +130,32 @@ def tidy(graph: onnx.GraphProto, outer: frozenset[str] = frozenset()) -> None:
             tidy(inner, visible)
 
 
-def _drop_if(messages, unwanted) -> None:  # type: ignore[no-untyped-def]
+def _upstream(graph: onnx.GraphProto) -> tuple[set[str], set[str]]:
+    """Return the tensors that outputs depend on, and those of them that nodes of this graph make."""
+    makers = {name: node for node in graph.node for name in node.output if name}
+    needed: set[str] = set()
+    pending = [output.name for output in graph.output]
+    while pending:
+        name = pending.pop()
+        if name not in needed:
+            needed.add(name)
+            if name in makers:
+                pending += reads(makers[name])
+    return needed, needed & makers.keys()
+
+
+def name_uniquely(graph: onnx.GraphProto) -> None:
+    """Give nodes that share a name, subgraphs included, names of their own, in place: ONNX Runtime refuses them."""
+    taken: set[str] = set()
+    for inner in each_graph(graph):
+        for node in inner.node:
+            name, count = node.name, 0
+            while node.name and node.name in taken:
+                count += 1
+                node.name = f"{name}_{count}"
+            taken.add(node.name)
+
+
+def _drop_if(messages: Any, unwanted: Callable[[Any], bool]) -> None:
     for index in reversed([i for i, message in enumerate(messages) if unwanted(message)]):
         del messages[index]

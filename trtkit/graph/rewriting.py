@@ -12,7 +12,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from trtkit.errors import PassError, TrtkitError
 from trtkit.graph.opset import constants_to_initializers
-from trtkit.graph.order import sort_nodes, tidy
+from trtkit.graph.order import name_uniquely, sort_nodes, tidy
 from trtkit.graph.registry import parse_pass
 from trtkit.graph.rule import Pass, PassResult
 from trtkit.graph.shapes import infer_shapes
@@ -66,6 +66,7 @@ def rewrite(model: onnx.ModelProto, passes: Sequence[str | Pass], *, verify: boo
     current = onnx.ModelProto()
     current.CopyFrom(model)
     sort_nodes(current.graph)
+    name_uniquely(current.graph)
     constants_to_initializers(current)
     current = infer_shapes(current)
     results: list[tuple[str, PassResult]] = []
@@ -116,7 +117,8 @@ def _exported(graph: gs.Graph, original: onnx.ModelProto) -> onnx.ModelProto:
     exported.metadata_props.extend(original.metadata_props)
     exported.domain, exported.model_version = original.domain, original.model_version
     exported.doc_string = original.doc_string
-    sort_nodes(exported.graph)
     tidy(exported.graph)
+    sort_nodes(exported.graph)
+    name_uniquely(exported.graph)
     return infer_shapes(exported)
 

@@ -121,7 +121,8 @@ def test_near_miss_of_silu_stays(parse, rewritten, ops, body: str) -> None:
 
 
 def test_silu_stays_when_inside_is_read(parse, rewritten, ops) -> None:
-    model = parse("g (float[N, 6] x) => (float[N, 6] y, float[N, 6] e) { " + SILUS["quotient"] + " }", one=np.float32(1))
+    model = parse("g (float[N, 6] x) => (float[N, 6] y, float[N, 6] e) { " + SILUS["quotient"] + " }",
+                  one=np.float32(1))
     done = rewritten(model, "fuse-silu")
     assert ops(done.model) == ops(model)
     assert "read by others" in done.results[0][1].refusals[0]

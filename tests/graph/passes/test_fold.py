@@ -62,7 +62,8 @@ def test_quantized_weights_stay_quantized(parse, rewritten, ops) -> None:
 
 
 def test_large_constant_stays_computed(parse, rewritten, ops) -> None:
-    model = parse("g (float[N, 2] x) => (float[N, 2] y) { b = Expand(c, s) m = ReduceMax<keepdims = 0>(b) y = Add(x, m) }",
+    model = parse("g (float[N, 2] x) => (float[N, 2] y) "
+                  "{ b = Expand(c, s) m = ReduceMax<keepdims = 0>(b) y = Add(x, m) }",
                   c=np.float32(1), s=np.array([1 << 20]))
     done = rewritten(model, "fold-constants")
     assert "MB" in done.results[0][1].refusals[0]

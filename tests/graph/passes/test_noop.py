@@ -5,7 +5,8 @@ import pytest
 
 NOOPS = {
     "cast": "y = Cast<to = 1>(h)",
-    "slice": "s = Constant<value_ints = [0, 0]>() e = Constant<value_ints = [9223372036854775807, 6]>() y = Slice(h, s, e)",
+    "slice": "s = Constant<value_ints = [0, 0]>() e = Constant<value_ints = [9223372036854775807, 6]>() "
+             "y = Slice(h, s, e)",
     "slice-negative-start": "s = Constant<value_ints = [-6]>() e = Constant<value_ints = [6]>() "
                             "a = Constant<value_ints = [1]>() y = Slice(h, s, e, a)",
     "pad": "p = Constant<value_ints = [0, 0, 0, 0]>() y = Pad(h, p)",
@@ -17,8 +18,9 @@ NOOPS = {
 }
 NEAR_MISSES = {
     "cast": "d = Cast<to = 11>(h) y = Cast<to = 1>(d)",
-    "slice-shorter": "s = Constant<value_ints = [0]>() e = Constant<value_ints = [5]>() a = Constant<value_ints = [1]>() "
-                     "i = Slice(h, s, e, a) p = Constant<value_ints = [0, 0, 0, 1]>() y = Pad(i, p)",
+    "slice-shorter": "s = Constant<value_ints = [0]>() e = Constant<value_ints = [5]>() "
+                     "a = Constant<value_ints = [1]>() i = Slice(h, s, e, a) "
+                     "p = Constant<value_ints = [0, 0, 0, 1]>() y = Pad(i, p)",
     "slice-of-batch": "s = Constant<value_ints = [0]>() e = Constant<value_ints = [2]>() "
                       "a = Constant<value_ints = [0]>() y = Slice(h, s, e, a)",
     "reshape": "s = Constant<value_ints = [-1, 3]>() y = Reshape(h, s)",
@@ -78,7 +80,8 @@ def test_reshape_after_reshape_stays_when_it_copies_sizes(parse, rewritten, ops)
 
 
 def test_identities_are_removed_and_interface_names_stay(parse, rewritten, ops) -> None:
-    model = parse("g (float[N, 4] x) => (float[N, 4] y) { a = Identity(x) b = Relu(a) c = Identity(b) y = Identity(c) }")
+    model = parse("g (float[N, 4] x) => (float[N, 4] y) "
+                  "{ a = Identity(x) b = Relu(a) c = Identity(b) y = Identity(c) }")
     done = rewritten(model, "remove-identities")
     assert ops(done.model) == {"Relu": 1}
     assert list(done.model.graph.node[0].output) == ["y"]

@@ -41,7 +41,11 @@ def fix_batch(argument: str) -> Pass:
         _forget_shapes(graph)
         return PassResult(changes)
 
-    return Pass(f"fix-batch:{size}", f"Set the dynamic batch to {size}", apply, requires, reference=_reference)
+    def ensures(graph: gs.Graph) -> str | None:
+        symbols = _symbols(graph)
+        return f"inputs still have the batch {', '.join(sorted(symbols))}" if symbols else None
+
+    return Pass(f"fix-batch:{size}", f"Set the dynamic batch to {size}", apply, requires, ensures, _reference)
 
 
 def _symbols(graph: gs.Graph) -> set[str]:
