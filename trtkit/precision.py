@@ -82,11 +82,13 @@ class QuantSpec:
     Attributes:
         estimator: Range estimator for activations.
         percentile: Share of values inside the range, in percent, for Estimator.PERCENTILE.
+        bias_correction: Take the mean output error of quantized weights out of the biases.
         keep: Nodes that stay in floating point.
     """
 
     estimator: Estimator = Estimator.MSE
     percentile: float = 99.99
+    bias_correction: bool = True
     keep: NodeSelector = NodeSelector()
 
     def __post_init__(self) -> None:

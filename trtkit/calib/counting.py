@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from trtkit.ranges import Histogram
+from trtkit.ranges import ChannelSums, Histogram
 from trtkit.ranges.histogram import BIN_COUNT, UPPER_HALF, count_patterns
 from trtkit.tensors import Array
 
@@ -40,10 +40,11 @@ class Counts:
 
 
 class Counter:
-    """Counts arrays by tensor name; for one thread."""
+    """Counts arrays, and adds up channel means, by tensor name; for one thread."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, Counts] = {}
+        self.channels: dict[str, ChannelSums] = {}
         self._indices = np.empty(_CHUNK, np.intp)
 
     def add(self, name: str, values: Array) -> bool:
@@ -65,6 +66,12 @@ class Counter:
             self._count(chunk, counts.bins)
         counts.low, counts.high = low, high
         return True
+
+    def add_means(self, name: str, means: Array) -> None:
+        """Add the channel means of a batch, shape (N, C, ...) with one position; what is not finite is left out."""
+        if np.isfinite(means).all():
+            sums = ChannelSums.of(means)
+            self.channels[name] = self.channels[name].add(sums) if name in self.channels else sums
 
     def _count(self, chunk: NDArray[np.float32], bins: NDArray[np.int64]) -> None:
         if _FAST_ADD_AT:

@@ -2,7 +2,7 @@
 
 Counted: every float tensor that depends on the data. Not counted: what no lowering quantizes, because it fuses into the
 activation that alone reads it (Conv -> Relu); shape arithmetic and constants. Copied: the output of an operator that
-only moves values has the histogram of its input.
+only moves values has the histogram of its input. Of what a layer with constant weights reads, channel means as well.
 """
 
 from __future__ import annotations
@@ -30,11 +30,15 @@ class Observed:
         inputs: Graph inputs to count, from the feeds themselves.
         tensors: Tensors to count, in the order in which they are computed.
         copies: Tensor -> the counted tensor that holds the same values.
+        pooled: Inputs of convolutions: channel means over all positions.
+        rows: Inputs of Gemm: channel means are the values themselves, shape (N, C).
     """
 
     inputs: tuple[str, ...]
     tensors: tuple[str, ...]
     copies: dict[str, str]
+    pooled: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
 
 
 def find_observed(model: onnx.ModelProto) -> Observed:
@@ -62,7 +66,17 @@ def find_observed(model: onnx.ModelProto) -> Observed:
                 copies[name] = source
             elif not fused and not (node.op_type in _MOVING and position):
                 tensors.append(name)
-    return Observed(inputs, tuple(tensors), copies)
+    return Observed(inputs, tuple(tensors), copies, _weighted_inputs(graph, ("Conv", "ConvTranspose"), live, constants),
+                    _weighted_inputs(graph, ("Gemm",), live, constants))
+
+
+def _weighted_inputs(graph: onnx.GraphProto, operators: tuple[str, ...], live: set[str],
+                     constants: set[str]) -> tuple[str, ...]:
+    """Return what nodes of these types with a constant second operand read, each name once."""
+    return tuple(dict.fromkeys(
+        node.input[0] for node in graph.node
+        if node.op_type in operators and node.input[0] in live and node.input[1] in constants
+        and not any(item.name == "transA" and item.i for item in node.attribute)))
 
 
 def _readers(graph: onnx.GraphProto) -> dict[str, list[str]]:

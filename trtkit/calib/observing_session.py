@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _IN_MEMORY_BYTES = 1 << 30  # larger models go through files, and are not optimized twice
 _LARGEST_BLOCK = 16  # channels; 8 on AVX2, 16 on AVX-512
+_MEANS = "//channel-means"
 _FLOAT_TYPES = ("tensor(float)", "tensor(float16)")
 
 
@@ -38,20 +39,26 @@ class ObservingSession:
         session: The onnxruntime.InferenceSession.
         outputs: Names to ask the session for.
         tensors: The tensor of the original graph that each output holds, in some order of its values.
+        means: The tensor of which each of the last outputs holds the channel means, shape (N, C, 1, ...).
     """
 
     session: Any
     outputs: tuple[str, ...]
     tensors: tuple[str, ...]
+    means: tuple[str, ...]
 
 
-def open_observing_session(model: onnx.ModelProto, tensors: Sequence[str], *, threads: int) -> ObservingSession:
+def open_observing_session(model: onnx.ModelProto, tensors: Sequence[str], *, threads: int,
+                           pooled: Sequence[str] = (), rows: Sequence[str] = ()) -> ObservingSession:
     """Return a session that yields `tensors`; those that turn out not to be float are left out.
 
     Args:
         model: The FP32 model; it is not changed.
         tensors: Names of inner tensors and outputs.
         threads: Of one run; several threads may run the session at once.
+        pooled: Tensors (N, C, ...) whose means over all positions are wanted as well; the blocked layout of one
+            position is the plain one.
+        rows: Tensors (N, C) that are wanted as means.
 
     Raises:
         GraphError: ONNX Runtime cannot load the model.
@@ -60,6 +67,10 @@ def open_observing_session(model: onnx.ModelProto, tensors: Sequence[str], *, th
     extended.CopyFrom(model)
     del extended.graph.output[:]
     extended.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)
+    for operator, names in (("GlobalAveragePool", pooled), ("Identity", rows)):
+        for name in names:
+            extended.graph.node.append(onnx.helper.make_node(operator, [name], [name + _MEANS]))
+            extended.graph.output.append(onnx.ValueInfoProto(name=name + _MEANS))
     with tempfile.TemporaryDirectory(prefix="trtkit-") as folder:
         if extended.ByteSize() > _IN_MEMORY_BYTES:
             path = Path(folder) / "model.onnx"
@@ -71,10 +82,10 @@ def open_observing_session(model: onnx.ModelProto, tensors: Sequence[str], *, th
     if blocked is None:
         return plain
     cut, renamed = blocked
-    tensors = plain.tensors
+    tensors, means = plain.tensors, plain.means
+    outputs = tuple(renamed.get(name, name) for name in plain.outputs)
     del plain, extended  # two sessions at once would double the weights in memory
-    outputs = tuple(renamed.get(name, name) for name in tensors)
-    return ObservingSession(_open(cut.SerializeToString(), threads, optimize=False), outputs, tensors)
+    return ObservingSession(_open(cut.SerializeToString(), threads, optimize=False), outputs, tensors, means)
 
 
 def _open(model: bytes | str, threads: int, save_to: Path | None = None, *, optimize: bool = True) -> Any:
@@ -93,8 +104,10 @@ def _open(model: bytes | str, threads: int, save_to: Path | None = None, *, opti
 
 
 def _describe(session: Any) -> ObservingSession:
-    tensors = tuple(info.name for info in session.get_outputs() if info.type in _FLOAT_TYPES)
-    return ObservingSession(session, tensors, tensors)
+    names = [info.name for info in session.get_outputs() if info.type in _FLOAT_TYPES]
+    tensors = tuple(name for name in names if not name.endswith(_MEANS))
+    means = tuple(name for name in names if name.endswith(_MEANS))
+    return ObservingSession(session, (*tensors, *means), tensors, tuple(name[:-len(_MEANS)] for name in means))
 
 
 def _without_reordering(optimized: Path) -> tuple[onnx.ModelProto, dict[str, str]] | None:

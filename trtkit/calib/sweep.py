@@ -70,7 +70,8 @@ def calibrate(model: bytes | Path | onnx.ModelProto, data: DataSource, *, batch:
     observed = find_observed(proto)
     cores = _processors()
     count = max(1, min(cores, _MOST_WORKERS) if workers is None else workers)
-    session = open_observing_session(proto, observed.tensors, threads=max(1, cores // count))
+    session = open_observing_session(proto, observed.tensors, threads=max(1, cores // count), pooled=observed.pooled,
+                                     rows=observed.rows)
     empty = CalibrationTable(dict.fromkeys((*observed.inputs, *session.tensors), Histogram.empty()), 0,
                              fingerprint(proto), data.fingerprint(),
                              data.preprocess.fingerprint() if data.preprocess else "")
@@ -175,6 +176,8 @@ class _Sweep:
         except Exception as err:  # ONNX Runtime's own exceptions share no base with a name
             raise GraphError(f"ONNX Runtime failed on sample '{samples[0].name}': {err}. Try batch 1, or run: "
                              "trtkit rewrite") from err
+        for name, means in zip(self._session.means, values[len(self._session.tensors):]):
+            counter.add_means(name, means)
         for place, name in enumerate(self._session.tensors):
             array, values[place] = values[place], None  # free it as soon as it is counted
             if not counter.add(name, array):
@@ -190,8 +193,12 @@ class _Sweep:
                 if name in counter.tensors:
                     counter.tensors[name].merge_into(dense)
             tensors[name] = before.add(dense.histogram())
+        channels = dict(table.channels)
+        for counter in self._counters:
+            for name, sums in counter.channels.items():
+                channels[name] = channels[name].add(sums) if name in channels else sums
         samples, position = self._progressed()
-        return Checkpoint(replace(table, tensors=tensors, samples=samples), position, self._batch,
+        return Checkpoint(replace(table, tensors=tensors, channels=channels, samples=samples), position, self._batch,
                           tuple(self._data.unreadable))
 
     def _progressed(self) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """The result of one calibration sweep: a histogram for each tensor, and what it was made from.
 
-File format, version 1: magic, header length, JSON header, bins and counts of the tensors in the order of the header,
-SHA-256 of all before. Little-endian, counts in the fewest bytes that hold them. Same content, same bytes.
+File format, version 1: magic, header length, JSON header, bins and counts of the tensors and channel sums in the order
+of the header, SHA-256 of all before. Little-endian, counts in the fewest bytes that hold them. Same content, same
+bytes.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import numpy as np
 
 from trtkit.errors import CalibrationError
 from trtkit.files import atomic_write
+from trtkit.ranges.channels import ChannelSums
 from trtkit.ranges.histogram import Histogram
+from trtkit.tensors import Array
 
 __all__ = ["CalibrationTable"]
 
@@ -36,6 +39,7 @@ class CalibrationTable:
         model: Fingerprint of the model.
         data: Fingerprint of the data; merged tables carry those of their parts, joined by "+".
         preprocess: Fingerprint of the preprocessing; "" when the data came prepared.
+        channels: Channel sums of each tensor that a layer with a bias reads.
     """
 
     tensors: Mapping[str, Histogram]
@@ -43,6 +47,12 @@ class CalibrationTable:
     model: str
     data: str
     preprocess: str
+    channels: Mapping[str, ChannelSums] = field(default_factory=dict)
+
+    def channel_means(self, tensor: str) -> Array | None:
+        """Return the mean of each channel of a tensor, shape (C,), float64, or None when they were not observed."""
+        sums = self.channels.get(tensor)
+        return sums.means if sums is not None and sums.rows else None
 
     def merge(self, other: CalibrationTable) -> CalibrationTable:
         """Return the table of the data of both, whatever their order.
@@ -52,13 +62,14 @@ class CalibrationTable:
         """
         for what in ("model", "preprocess"):
             _same(what, getattr(self, what), getattr(other, what), "these tables cannot be merged")
-        if self.tensors.keys() != other.tensors.keys():
-            odd = sorted(self.tensors.keys() ^ other.tensors.keys())
+        odd = sorted((self.tensors.keys() ^ other.tensors.keys()) | (self.channels.keys() ^ other.channels.keys()))
+        if odd:
             raise CalibrationError(f"{len(odd)} tensors are in one table only, such as '{odd[0]}', so these tables "
                                    "cannot be merged. Calibrate both with the same version of trtkit")
         tensors = {name: histogram.add(other.tensors[name]) for name, histogram in self.tensors.items()}
+        channels = {name: sums.add(other.channels[name]) for name, sums in self.channels.items()}
         data = "+".join(sorted(self.data.split("+") + other.data.split("+")))
-        return CalibrationTable(tensors, self.samples + other.samples, self.model, data, self.preprocess)
+        return CalibrationTable(tensors, self.samples + other.samples, self.model, data, self.preprocess, channels)
 
     def check(self, *, model: str | None = None, preprocess: str | None = None, data: str | None = None) -> None:
         """Return when the table was made from these; None is not compared.
@@ -103,8 +114,14 @@ class CalibrationTable:
             body += [histogram.bins.astype("<u2").tobytes(), histogram.counts.astype(kind).tobytes()]
             rows.append({"name": name, "bins": histogram.bins.size, "count_bytes": kind.itemsize,
                          "min": float(histogram.min).hex(), "max": float(histogram.max).hex()})
+        sums = []
+        for name in sorted(self.channels):
+            channel = self.channels[name]
+            body.append(channel.sums.astype("<i8").tobytes())
+            sums.append({"name": name, "rows": channel.rows, "channels": channel.sums.size})
         header = json.dumps({"version": _VERSION, "samples": self.samples, "model": self.model, "data": self.data,
-                             "preprocess": self.preprocess, "tensors": rows}, sort_keys=True).encode()
+                             "preprocess": self.preprocess, "tensors": rows, "channels": sums},
+                            sort_keys=True).encode()
         content = b"".join([_MAGIC, len(header).to_bytes(8, "little"), header, *body])
         return content + hashlib.sha256(content).digest()
 
@@ -131,11 +148,12 @@ class CalibrationTable:
         if header["version"] != _VERSION:
             raise CalibrationError(f"Calibration table '{name}' has format version {header['version']}; this trtkit "
                                    f"reads version {_VERSION}. Update trtkit or calibrate again")
-        return cls(_read_tensors(header["tensors"], content, body), header["samples"], header["model"],
-                   header["data"], header["preprocess"])
+        tensors, body = _read_tensors(header["tensors"], content, body)
+        return cls(tensors, header["samples"], header["model"], header["data"], header["preprocess"],
+                   _read_channels(header["channels"], content, body))
 
 
-def _read_tensors(rows: list[dict[str, Any]], content: bytes, offset: int) -> dict[str, Histogram]:
+def _read_tensors(rows: list[dict[str, Any]], content: bytes, offset: int) -> tuple[dict[str, Histogram], int]:
     tensors = {}
     for row in rows:
         size, width = row["bins"], row["count_bytes"]
@@ -143,7 +161,16 @@ def _read_tensors(rows: list[dict[str, Any]], content: bytes, offset: int) -> di
         counts = np.frombuffer(content, f"<u{width}", size, offset + 2 * size).astype(np.uint64)
         offset += (2 + width) * size
         tensors[row["name"]] = Histogram(bins, counts, float.fromhex(row["min"]), float.fromhex(row["max"]))
-    return tensors
+    return tensors, offset
+
+
+def _read_channels(rows: list[dict[str, Any]], content: bytes, offset: int) -> dict[str, ChannelSums]:
+    channels = {}
+    for row in rows:
+        sums = np.frombuffer(content, "<i8", row["channels"], offset).astype(np.int64)
+        offset += 8 * row["channels"]
+        channels[row["name"]] = ChannelSums(sums, row["rows"])
+    return channels
 
 
 def _same(what: str, mine: str, wanted: str, consequence: str) -> None:

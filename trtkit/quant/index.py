@@ -1,0 +1,102 @@
+"""Who makes and who reads each tensor of an ONNX graph, and its constants as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from trtkit.errors import GraphError
+from trtkit.tensors import Array
+
+__all__ = ["GraphIndex", "subgraph_reads"]
+
+
+class GraphIndex:
+    """Look-up tables over the top-level graph of a model; the graph itself is not changed here.
+
+    Args:
+        model: Weights are initializers (Constant nodes are folded by the graph passes beforehand).
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        graph = model.graph
+        self.nodes: list[Any] = list(graph.node)
+        self.initializers = {tensor.name: tensor for tensor in graph.initializer}
+        self.inputs = [i.name for i in graph.input if i.name not in self.initializers]
+        self.outputs = [o.name for o in graph.output]
+        self.producer = {name: node for node in self.nodes for name in node.output if name}
+        self.readers: dict[str, list[tuple[Any, int]]] = {}
+        self.captured: set[str] = set()
+        for node in self.nodes:
+            for position, name in enumerate(node.input):
+                if name:
+                    self.readers.setdefault(name, []).append((node, position))
+            self.captured.update(subgraph_reads(node))
+        self._types = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.output, *graph.value_info)}
+
+    def constant(self, name: str) -> Array | None:
+        """Return the value of an initializer, or None when `name` is not one."""
+        tensor = self.initializers.get(name)
+        return None if tensor is None else numpy_helper.to_array(tensor)
+
+    def is_float(self, name: str) -> bool:
+        """Whether a tensor is float32 by the model's own (inferred) types."""
+        if name in self.initializers:
+            return bool(self.initializers[name].data_type == onnx.TensorProto.FLOAT)
+        if name not in self._types:
+            node = self.producer.get(name)
+            raise GraphError(f"The type of tensor '{name}' (made by {node.op_type if node else '?'}) is not known. "
+                             "Run: trtkit rewrite with the target's preset, which infers shapes and types")
+        return bool(self._types[name] == onnx.TensorProto.FLOAT)
+
+    def only_reader(self, name: str) -> Any | None:
+        """Return the single node that reads `name`, or None when there are several, or it is an output of the graph."""
+        readers = self.readers.get(name, ())
+        if len(readers) != 1 or name in self.outputs or name in self.captured:
+            return None
+        return readers[0][0]
+
+    def activation_after(self, node: Any, op_types: tuple[str, ...]) -> Any | None:
+        """Return the Relu or Clip (as listed) that is the only reader of the node's first output, or None."""
+        reader = self.only_reader(node.output[0])
+        return reader if reader is not None and reader.op_type in op_types else None
+
+    def clip_bounds(self, node: Any) -> tuple[float, float]:
+        """Return the bounds of a Relu or of a Clip with constant bounds; infinite where there is none or it is computed."""
+        if node.op_type == "Relu":
+            return 0.0, float("inf")
+        bounds = [-float("inf"), float("inf")]
+        for position in (1, 2):
+            if len(node.input) > position and node.input[position]:
+                value = self.constant(node.input[position])
+                if value is None:
+                    return -float("inf"), float("inf")
+                bounds[position - 1] = float(value)
+        return bounds[0], bounds[1]
+
+
+def attribute(node: Any, name: str, default: Any) -> Any:
+    """Return an attribute's value, or `default` when the node does not carry it."""
+    for item in node.attribute:
+        if item.name == name:
+            return onnx.helper.get_attribute_value(item)
+    return default
+
+
+def subgraph_reads(node: Any) -> Iterator[str]:
+    """Yield every name that the subgraphs of a node (If, Loop, Scan) read, inner names included."""
+    for item in node.attribute:
+        for graph in (*item.graphs, *((item.g,) if item.HasField("g") else ())):
+            for inner in graph.node:
+                yield from inner.input
+                yield from subgraph_reads(inner)
+            yield from (output.name for output in graph.output)
+
+
+def as_tensor(name: str, array: Array) -> Any:
+    """Return an initializer of that name."""
+    return numpy_helper.from_array(np.asarray(array, order="C"), name)

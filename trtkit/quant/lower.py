@@ -1,0 +1,134 @@
+"""One FP32 model + one table -> what one target gets, and what ONNX Runtime can run to foretell its accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from trtkit.errors import AccuracyError, CalibrationError
+from trtkit.graph.model import infer_shapes, model_bytes, upgrade_opset
+from trtkit.graph.run import run_model
+from trtkit.metrics import cosine, sqnr_db
+from trtkit.precision import Precision, QuantSpec
+from trtkit.quant.cache import cache_scales, format_cache
+from trtkit.quant.fp16 import to_fp16
+from trtkit.quant.placement import get_placement
+from trtkit.quant.qdq import insert_qdq
+from trtkit.ranges import CalibrationTable
+from trtkit.target import Target
+from trtkit.tensors import Feeds
+
+__all__ = ["Lowered", "LoweringCheck", "check_lowered", "lower"]
+
+_SMALLEST_OPSET = 13
+"""Per-channel DequantizeLinear (ONNX 1.10)."""
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A model as one target gets it.
+
+    Attributes:
+        target: Name of the target.
+        precision: What it runs in.
+        model: ONNX for the target: typed or with Q/DQ; plain FP32 on the weak path.
+        simulation: ONNX that computes in ONNX Runtime what the target will compute: the same bytes as `model`, except
+            on the weak path, where builder flags and the cache make the difference.
+        cache: Calibration cache of the weak INT8 path, else None.
+        notes: What was done, for people.
+    """
+
+    target: str
+    precision: Precision
+    model: bytes
+    simulation: bytes
+    cache: bytes | None = None
+    notes: tuple[str, ...] = ()
+
+
+def lower(model: onnx.ModelProto, target: Target, precision: Precision, *, table: CalibrationTable | None = None,
+          spec: QuantSpec = QuantSpec()) -> Lowered:
+    """Return a model as `target` runs it in `precision`.
+
+    Args:
+        model: FP32, rewritten for this target (trtkit.graph.preset).
+        target: Where it will run.
+        precision: One that the target has.
+        table: Calibration of this very model; needed for INT8.
+        spec: How to quantize.
+
+    Raises:
+        SpecError: The target does not have this precision, or a selector matches nothing.
+        CalibrationError: INT8 without a table, or a table that lacks tensors.
+    """
+    target.check(precision)
+    model = infer_shapes(upgrade_opset(model, _SMALLEST_OPSET))
+    notes: tuple[str, ...] = ()
+    cache = None
+    if precision is Precision.FP32:
+        typed = model
+    elif precision is Precision.FP16:
+        typed, kept = to_fp16(model, table=table, keep=spec.keep)
+        notes = (f"{len(kept)} nodes stay in FP32",)
+    else:
+        if table is None:
+            raise CalibrationError(f"INT8 for target '{target.name}' needs a calibration table. "
+                                   "Run: trtkit calibrate MODEL --data DIR -o TABLE")
+        typed, report = insert_qdq(model, table, get_placement(target.placement), spec)
+        notes = (f"{report.weights} weights and {report.activations} activations in INT8, {report.absorbed} "
+                 f"activation functions absorbed, {report.kept} nodes kept in float",)
+    simulation = model_bytes(typed)
+    if target.typing != "weak":
+        return Lowered(target.name, precision, simulation, simulation, None, notes)
+    if precision is Precision.INT8 and table is not None:
+        cache = format_cache(cache_scales(table, spec), target.tensorrt)
+        notes += ("on the board: plain ONNX, builder flag and calibration cache; accuracy here is of the explicit form",)
+    return Lowered(target.name, precision, model_bytes(model), simulation, cache, notes)
+
+
+@dataclass(frozen=True)
+class LoweringCheck:
+    """How far a lowered model is from FP32 on real inputs.
+
+    Attributes:
+        cosine: Smallest cosine similarity over outputs and inputs, 1 is equal.
+        sqnr_db: Smallest signal-to-quantization-noise ratio, in dB.
+        worst: The output it was found on.
+    """
+
+    cosine: float
+    sqnr_db: float
+    worst: str
+
+
+def check_lowered(reference: bytes, lowered: Lowered, samples: Iterable[Feeds], *,
+                  smallest_cosine: float = 0.9) -> LoweringCheck:
+    """Load a lowered model in ONNX Runtime and compare its outputs with FP32.
+
+    Args:
+        reference: The FP32 model.
+        lowered: Its lowering; the simulation is what runs.
+        samples: Real inputs.
+        smallest_cosine: Below this the lowering counts as broken rather than coarse.
+
+    Raises:
+        AccuracyError: It does not load, gives something not finite, or is below the bound; the output is named.
+    """
+    check = LoweringCheck(1.0, float("inf"), "")
+    for feeds in samples:
+        expected, actual = run_model(reference, feeds), run_model(lowered.simulation, feeds)
+        for name, value in expected.items():
+            if not np.isfinite(actual[name]).all():
+                raise AccuracyError(f"{lowered.precision.value} for '{lowered.target}': output '{name}' is not finite. "
+                                    "Keep its layers in FP32: [quantize] keep")
+            likeness = float(cosine(value, actual[name]))
+            if not check.worst or likeness < check.cosine:
+                check = LoweringCheck(likeness, float(sqnr_db(value, actual[name])), name)
+    if check.cosine < smallest_cosine:
+        raise AccuracyError(f"{lowered.precision.value} for '{lowered.target}': output '{check.worst}' has a cosine of "
+                            f"{check.cosine:.4f} with FP32, below {smallest_cosine}. Calibrate on more and more typical "
+                            "data, try another estimator, or keep sensitive layers in float: [quantize] keep")
+    return check

@@ -1,0 +1,258 @@
+"""FP32 graph + table -> graph with QuantizeLinear / DequantizeLinear pairs where the placement wants them.
+
+    x -> Conv(w, b) -> Relu -> y      becomes, for ONNX Runtime,
+    DQ(Q(x)) -> Conv(DQ(w_int8), DQ(b_int32)) -> DQ(Q(y))      and for TensorRT
+    DQ(Q(x)) -> Conv(DQ(w_int8), b) -> Relu -> y
+
+with q = clip(round(x / s) + z) and x' = (q - z) * s (ONNX QuantizeLinear, round half to even).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from trtkit.errors import CalibrationError
+from trtkit.precision import QuantSpec
+from trtkit.quant.bias import output_shift
+from trtkit.quant.index import GraphIndex, as_tensor, attribute
+from trtkit.quant.placement import Placement, Points, Weight, place
+from trtkit.quant.weights import quantize_weight
+from trtkit.ranges import CalibrationTable, estimate
+from trtkit.tensors import Array
+
+_BIAS_STEPS = 2.0**30
+"""Largest magnitude of an INT32 bias, with room for the correction: weights get a coarser scale before it overflows."""
+
+__all__ = ["Grid", "QdqReport", "activation_grid", "insert_qdq"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Scale and zero point of one activation tensor."""
+
+    scale: np.float32
+    zero_point: int
+    bounds: tuple[int, int]
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Smallest and largest real value on the grid."""
+        low, high = self.bounds
+        return (low - self.zero_point) * float(self.scale), (high - self.zero_point) * float(self.scale)
+
+
+@dataclass(frozen=True)
+class QdqReport:
+    """What was quantized.
+
+    Attributes:
+        activations: Number of activation tensors with Q/DQ.
+        weights: Number of quantized constant operands.
+        absorbed: Relu and Clip nodes dropped because the saturation of Q does the same.
+        kept: Weighted nodes left in floating point on request.
+    """
+
+    activations: int
+    weights: int
+    absorbed: int
+    kept: int
+
+
+def activation_grid(table: CalibrationTable, tensor: str, placement: Placement, spec: QuantSpec) -> Grid:
+    """Return the grid of one tensor by the spec's estimator.
+
+    Raises:
+        CalibrationError: The table has no values for this tensor.
+    """
+    histogram = table.tensors.get(tensor)
+    if histogram is None or histogram.total == 0:
+        raise CalibrationError(f"The calibration table has no values for tensor '{tensor}', which is to be quantized. "
+                               "Calibrate this very model: trtkit calibrate MODEL --data DIR -o TABLE")
+    bounds = placement.activation_bounds
+    low, high = estimate(histogram, spec.estimator, symmetric=placement.symmetric,
+                         percentile=spec.percentile)
+    if placement.symmetric:
+        return Grid(np.float32(max(high, np.finfo(np.float32).tiny) / bounds[1]), 0, bounds)
+    scale = max(high - low, np.finfo(np.float32).tiny) / (bounds[1] - bounds[0])
+    zero_point = int(np.clip(round(bounds[0] - low / scale), *bounds))
+    return Grid(np.float32(scale), zero_point, bounds)
+
+
+def insert_qdq(model: onnx.ModelProto, table: CalibrationTable, placement: Placement,
+               spec: QuantSpec) -> tuple[onnx.ModelProto, QdqReport]:
+    """Return a quantized copy of a model.
+
+    Args:
+        model: FP32, opset 13 or later, types inferred, weights as initializers.
+        table: Calibrated on this very model.
+        placement: Where the target wants Q/DQ.
+        spec: Estimator and nodes to keep in floating point.
+
+    Raises:
+        CalibrationError: A tensor to be quantized is not in the table.
+        SpecError: A keep selector matches nothing.
+    """
+    quantized = onnx.ModelProto()
+    quantized.CopyFrom(model)
+    index = GraphIndex(quantized)
+    keep = spec.keep.select((node.name, node.op_type) for node in index.nodes)
+    points = place(index, placement, keep)
+    insertion = _Insertion(index, placement, points,
+                           {tensor: activation_grid(table, _root(points, tensor), placement, spec)
+                            for tensor in points.activations}, table, correct=spec.bias_correction)
+    for weight in points.weights:
+        insertion.weight(weight)
+    absorbed = insertion.absorb()
+    for tensor in points.activations:
+        insertion.activation(tensor)
+    insertion.write(quantized.graph)
+    return quantized, QdqReport(len(points.activations), len(points.weights), absorbed, len(keep))
+
+
+def _root(points: Points, tensor: str) -> str:
+    while tensor in points.same_scale:
+        tensor = points.same_scale[tensor]
+    return tensor
+
+
+class _Insertion:
+    """Rewires the nodes of one graph; `write` puts the result into it."""
+
+    def __init__(self, index: GraphIndex, placement: Placement, points: Points, grids: dict[str, Grid],
+                 table: CalibrationTable, *, correct: bool) -> None:
+        self.index, self.placement, self.points, self.grids = index, placement, points, grids
+        self.table, self.correct = table, correct
+        self.sources = {weight.node.output[0]: weight.node.input[0] for weight in points.weights}
+        self.initializers: dict[str, Any] = dict(index.initializers)
+        self.dropped: set[int] = set()
+        self.before: dict[str, list[Any]] = {}
+        self.dtype = np.dtype(placement.activation)
+
+    def absorb(self) -> int:
+        """Drop the Relu and Clip nodes whose bounds the saturation of their output's Q keeps anyway."""
+        for tensor, activation in self.points.absorbed.items():
+            low, high = self.grids[tensor].range
+            clip_low, clip_high = self.index.clip_bounds(activation)
+            slack = 1e-6 * max(abs(low), abs(high))
+            if clip_low <= low + slack and high - slack <= clip_high:
+                producer = self.index.producer[activation.input[0]]
+                producer.output[0] = tensor
+                self.index.producer[tensor] = producer
+                self.dropped.add(id(activation))
+        return len(self.dropped)
+
+    def activation(self, tensor: str) -> None:
+        """Put Q and DQ behind a tensor and let its readers read the result."""
+        grid, readers = self.grids[tensor], self.points.activations[tensor]
+        source, result = tensor, f"{tensor}_dequantized"
+        if readers is None:
+            readers = [(n, p) for n, p in self.index.readers.get(tensor, ()) if id(n) not in self.dropped]
+            if (tensor in self.index.outputs or tensor in self.index.captured) and tensor in self.index.producer:
+                source, result = f"{tensor}_raw", tensor
+                producer = self.index.producer[tensor]
+                producer.output[list(producer.output).index(tensor)] = source
+        for node, position in readers:
+            node.input[position] = result
+        scale = self._initializer(f"{tensor}_scale", np.asarray(grid.scale, np.float32))
+        zero = self._initializer(f"{tensor}_zero_point", np.asarray(grid.zero_point, self.dtype))
+        pair = [_node("QuantizeLinear", [source, scale, zero], f"{tensor}_quantized"),
+                _node("DequantizeLinear", [f"{tensor}_quantized", scale, zero], result)]
+        self.before[source] = pair
+
+    def weight(self, weight: Weight) -> None:
+        """Replace a constant operand by DQ over integers, and the bias too where the runtime wants it in INT32."""
+        node, name, axis = weight.node, weight.node.input[weight.position], weight.axis
+        value = self.index.constant(name)
+        assert value is not None
+        grid = self.grids.get(node.input[0])
+        bias = self.index.constant(weight.bias) if weight.bias else None
+        to_int32 = self.placement.int32_bias and grid is not None and _plain(node)
+        floor: Array = np.zeros(1, np.float32)
+        if to_int32 and grid is not None and bias is not None:
+            floor = np.abs(bias) / (grid.scale * _BIAS_STEPS)
+            floor = floor if axis is not None and floor.shape == (value.shape[axis],) else floor.max(keepdims=True)
+        integers = quantize_weight(value, axis, largest=self.placement.weight_max,
+                                   smallest_scale=floor if axis is not None else floor.max())
+        node.input[weight.position] = self._dequantized(name, node, integers.values, integers.scale, integers.axis)
+        if self.correct and weight.position == 1 and _plain(node):
+            bias = self._corrected(weight, bias, integers.dequantized() - value)
+        if bias is None or bias.ndim != 1:
+            return
+        if to_int32 and grid is not None:
+            scale = (integers.scale * grid.scale).astype(np.float32)
+            steps = np.rint(bias.astype(np.float64) / scale).astype(np.int32)
+            self._set_bias(node, self._dequantized(f"{node.output[0]}_bias", node, steps, scale,
+                                                   0 if scale.ndim else None))
+        elif self.correct:
+            self._set_bias(node, self._initializer(f"{node.output[0]}_bias", bias.astype(np.float32)))
+
+    def _corrected(self, weight: Weight, bias: Array | None, error: Array) -> Array | None:
+        """Return the bias without the mean error of the quantized weights; as it was where the means are not known."""
+        means = self.table.channel_means(self.sources[weight.node.output[0]])
+        if means is None or weight.node.op_type == "MatMul" or (bias is not None and bias.ndim != 1):
+            return bias
+        shift = output_shift(weight.node, error, means)
+        return -shift if bias is None else bias - shift
+
+    def _set_bias(self, node: Any, name: str) -> None:
+        if len(node.input) > 2:
+            node.input[2] = name
+        else:
+            node.input.append(name)
+
+    def _dequantized(self, name: str, node: Any, values: Array, scale: Array, axis: int | None) -> str:
+        """Return the name of DQ(values); what two nodes share with equal scales is stored once."""
+        stem = name
+        known = self.initializers.get(f"{stem}_scale")
+        if known is not None and known.SerializeToString() != as_tensor(f"{stem}_scale", scale).SerializeToString():
+            stem = f"{name}_{node.output[0]}"
+        result = f"{stem}_dequantized"
+        if f"{stem}_scale" not in self.initializers:
+            inputs = [self._initializer(f"{stem}_quantized", values), self._initializer(f"{stem}_scale", scale),
+                      self._initializer(f"{stem}_zero_point", np.zeros(scale.shape, values.dtype))]
+            dequantize = _node("DequantizeLinear", inputs, result)
+            if axis is not None:
+                dequantize.attribute.append(onnx.helper.make_attribute("axis", axis))
+            self.before.setdefault("", []).append(dequantize)
+        return result
+
+    def _initializer(self, name: str, value: Array) -> str:
+        self.initializers[name] = as_tensor(name, value)
+        return name
+
+    def write(self, graph: onnx.GraphProto) -> None:
+        """Store nodes in topological order and drop the initializers that nothing reads any more."""
+        nodes = list(self.before.get("", ()))
+        for name in self.index.inputs:
+            nodes.extend(self.before.get(name, ()))
+        for node in self.index.nodes:
+            if id(node) not in self.dropped:
+                nodes.append(node)
+                for output in node.output:
+                    nodes.extend(self.before.get(output, ()))
+        used = {name for node in nodes for name in node.input} | self.index.captured | set(self.index.outputs)
+        kept = [tensor for name, tensor in self.initializers.items() if name in used]
+        nodes = [_copy(node) for node in nodes]
+        kept = [_copy(tensor) for tensor in kept]
+        del graph.node[:], graph.initializer[:], graph.value_info[:]
+        graph.node.extend(nodes)
+        graph.initializer.extend(kept)
+
+
+def _plain(node: Any) -> bool:
+    """Whether a Gemm is alpha = beta = 1, the only form that ONNX Runtime computes in integers; others are."""
+    return bool(attribute(node, "alpha", 1.0) == 1.0 and attribute(node, "beta", 1.0) == 1.0)
+
+
+def _node(op_type: str, inputs: list[str], output: str) -> Any:
+    return onnx.helper.make_node(op_type, inputs, [output], name=f"{output}_{op_type}")
+
+
+def _copy(message: Any) -> Any:
+    copied = type(message)()
+    copied.CopyFrom(message)
+    return copied
