@@ -1,0 +1,78 @@
+"""Two ONNX models -> how far each inner tensor that both have is from the other's, in the order of the graph.
+
+Lowering keeps the names of the tensors that it keeps, so equal names mean equal places. Polygraphy's comparator
+(`Comparator.run` with all tensors marked as outputs) answers a like question, but holds every tensor of every sample of
+both models in memory and knows neither SQNR nor sums over samples; here each sample is added up and forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import onnx
+
+from trtkit.errors import GraphError
+from trtkit.evaluate.accuracy import LabelledSample
+from trtkit.evaluate.difference import Difference, DifferenceSum
+from trtkit.evaluate.source import fed
+from trtkit.graph import load_model
+from trtkit.progress import Progress, silent
+from trtkit.runtime.ort import OrtSession
+
+__all__ = ["compare_layers", "shared_tensors"]
+
+
+def compare_layers(reference: bytes | Path, candidate: bytes | Path, samples: Iterable[LabelledSample], *,
+                   threads: int | None = None, progress: Progress = silent) -> tuple[Difference, ...]:
+    """Return how far each shared inner tensor is, in the reference's order.
+
+    Args:
+        reference, candidate: ONNX files or bytes.
+        samples: With batch dimension 1; all of them are run.
+        threads: For ONNX Runtime; its own choice when None.
+        progress: Told how many samples are done.
+
+    Raises:
+        GraphError: A model cannot be read, or the models share no inner tensor.
+        SpecError: The samples do not fit a model.
+    """
+    first, second = _loaded(reference), _loaded(candidate)
+    names = shared_tensors(first, second)
+    if not names:
+        raise GraphError("The models share no inner tensor by name, so layers cannot be compared. "
+                         "Compare a model with its own lowering")
+    a, b = (OrtSession(_with_outputs(model, names), threads=threads) for model in (first, second))
+    sums: dict[str, DifferenceSum] = {}
+    total = getattr(samples, "count", None)
+    for done, sample in enumerate(samples, start=1):
+        left, right = a.run(fed(a, sample.feeds)), b.run(fed(b, sample.feeds))
+        for name in names:
+            x, y = left[name], right[name]
+            if x.shape == y.shape and x.dtype.kind == y.dtype.kind == "f":
+                sums.setdefault(name, DifferenceSum(name)).add(x, y)
+        progress("Comparing layers", done, total)
+    return tuple(sums[name].result() for name in names if name in sums)
+
+
+def shared_tensors(first: onnx.ModelProto, second: onnx.ModelProto) -> tuple[str, ...]:
+    """Return the names of the inner tensors that nodes of both models make, in the order of the first."""
+    outputs = {value.name for value in first.graph.output}
+    made = {name for node in second.graph.node for name in node.output}
+    return tuple(name for node in first.graph.node if node.op_type != "Constant" for name in node.output
+                 if name and name in made and name not in outputs)
+
+
+def _loaded(model: bytes | Path) -> onnx.ModelProto:
+    return onnx.load_from_string(model) if isinstance(model, bytes) else load_model(model)
+
+
+def _with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> bytes:
+    extended = onnx.ModelProto()
+    extended.CopyFrom(model)
+    present = {value.name for value in extended.graph.output}
+    extended.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
+    data: bytes = extended.SerializeToString()
+    return data
+
+
