@@ -39,6 +39,23 @@ def test_reshape_by_batch_becomes_a_constant_target(parse, rewritten, ops) -> No
     assert next(iter(_weights(done.model).values())).tolist() == [0, -1]
 
 
+def test_expand_of_a_class_token_keeps_only_the_batch(parse, rewritten, ops) -> None:
+    """What torch writes for expand(batch, -1, -1): sizes of -1 replaced by 1, the others kept."""
+    model = parse("""g (float[N, 5, 4] x) => (float[N, 6, 4] y) {
+        s = Shape(x) n = Gather(s, i0) t = Concat<axis = 0>(n, rest) e = Equal(t, minus) u = Where(e, ones, t)
+        c = Expand(token, u) y = Concat<axis = 1>(c, x) }""", i0=np.array([0]), rest=np.array([1, 4]),
+                  minus=np.array([-1, -1, -1]), ones=np.array([1, 1, 1]), token=np.ones((1, 1, 4), np.float32))
+    done = rewritten(model, "fold-constants")
+    assert ops(done.model) == {"Shape": 1, "Gather": 1, "Concat": 2, "Expand": 1}
+
+
+def test_comparison_of_an_unknown_size_with_a_possible_one_stays(parse, rewritten, ops) -> None:
+    model = parse("""g (float[N, 4] x) => (float[N, 4] y) {
+        s = Shape(x) n = Gather(s, i0) e = Equal(n, three) y = Where(e, x, zero) }""",
+                  i0=np.array([0]), three=np.array([3]), zero=np.float32(0))
+    assert ops(rewritten(model, "fold-constants").model) == ops(model)
+
+
 def test_dynamic_size_stays(parse, rewritten, ops) -> None:
     model = parse("g (float[N, 3] x) => (int64 n) { s = Shape(x) n = Gather(s, zero) }", zero=np.array(0))
     done = rewritten(model, "fold-constants")

@@ -56,7 +56,9 @@ class _Sweep:
             return
         known = self.sizes.get(node.outputs[0].name)
         if known is not None and all(isinstance(size, int) for size in known.flat):
-            self._replace(owner, node, [known.astype(np.int64)])
+            self._replace(owner, node, [known.astype(node.outputs[0].dtype or np.int64)])
+        elif node.op == "Where" and known is not None:
+            self._bypass_where(owner, node, known)
         elif all(isinstance(tensor, gs.Constant) or tensor.is_empty() for tensor in node.inputs):
             self._evaluate(owner, node)
 
@@ -86,6 +88,14 @@ class _Sweep:
         if settled.count(-1) <= 1:
             node.inputs[1] = self.editor.constant(f"{node.outputs[0].name}_shape", np.array(settled, np.int64))
             self.changes += 1
+
+    def _bypass_where(self, owner: gs.Graph, node: gs.Node, known: Array) -> None:
+        """Where(false, a, sizes) -> sizes, although the sizes are only partly known."""
+        for branch in node.inputs[1:]:
+            sizes = self.sizes.get(branch.name)
+            if sizes is not None and sizes.tolist() == known.tolist():
+                self.changes += self.editor.bypass(owner, node, branch) is True
+                return
 
     def _infer(self, node: gs.Node) -> None:
         if all(static_shape(output) is not None or output.is_empty() for output in node.outputs):
@@ -196,6 +206,27 @@ def _same(node: gs.Node, values: list[Array | None]) -> Array | None:
     return values[0] if integral else None
 
 
+def _equal(node: gs.Node, values: list[Array | None]) -> Array | None:
+    """A size that is not known is not negative, so it does not equal -1."""
+    if values[0] is None or values[1] is None:
+        return None
+    pairs = np.broadcast(values[0], values[1])
+    shape, found = pairs.shape, []
+    for first, second in pairs:
+        numbers = [int(v) for v in (first, second) if not isinstance(v, str)]
+        if len(numbers) == 0 or (len(numbers) == 1 and numbers[0] >= 0):
+            return None
+        found.append(len(numbers) == 2 and numbers[0] == numbers[1])
+    return np.array(found, object).reshape(shape)
+
+
+def _where(node: gs.Node, values: list[Array | None]) -> Array | None:
+    condition, first, second = values
+    if condition is None or first is None or second is None or not _all_ints(condition):
+        return None
+    return np.asarray(np.where(condition.astype(bool), first, second))
+
+
 def _all_ints(value: Array) -> bool:
     return all(isinstance(entry, int | np.integer) for entry in value.flat)
 
@@ -209,6 +240,8 @@ _SIZE_RULES: dict[str, Callable[[gs.Node, list[Array | None]], Array | None]] = 
     "Squeeze": _squeeze,
     "Cast": _same,
     "Identity": _same,
+    "Equal": _equal,
+    "Where": _where,
 }
 
 
