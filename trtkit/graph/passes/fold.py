@@ -206,6 +206,12 @@ def _same(node: gs.Node, values: list[Array | None]) -> Array | None:
     return values[0] if integral else None
 
 
+def _flatten(node: gs.Node, values: list[Array | None]) -> Array | None:
+    known, target = values
+    flat = known is not None and target is not None and known.ndim == 1 and target.tolist() == [-1]
+    return known if flat else None
+
+
 def _equal(node: gs.Node, values: list[Array | None]) -> Array | None:
     """A size that is not known is not negative, so it does not equal -1."""
     if values[0] is None or values[1] is None:
@@ -240,6 +246,7 @@ _SIZE_RULES: dict[str, Callable[[gs.Node, list[Array | None]], Array | None]] = 
     "Squeeze": _squeeze,
     "Cast": _same,
     "Identity": _same,
+    "Reshape": _flatten,
     "Equal": _equal,
     "Where": _where,
 }
