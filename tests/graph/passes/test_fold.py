@@ -42,9 +42,11 @@ def test_reshape_by_batch_becomes_a_constant_target(parse, rewritten, ops) -> No
 def test_expand_of_a_class_token_keeps_only_the_batch(parse, rewritten, ops) -> None:
     """What torch writes for expand(batch, -1, -1): sizes of -1 replaced by 1, the others kept."""
     model = parse("""g (float[N, 5, 4] x) => (float[N, 6, 4] y) {
-        s = Shape(x) n = Gather(s, i0) t = Concat<axis = 0>(n, rest) f = Reshape(t, flat) e = Equal(f, minus) u = Where(e, ones, f)
+        s = Shape(x) n = Gather(s, i0) t = Concat<axis = 0>(n, rest) f = Reshape(t, flat)
+        e = Equal(f, minus) u = Where(e, ones, f)
         c = Expand(token, u) y = Concat<axis = 1>(c, x) }""", i0=np.array([0]), rest=np.array([1, 4]),
-                  flat=np.array([-1]), minus=np.array([-1, -1, -1]), ones=np.array([1, 1, 1]), token=np.ones((1, 1, 4), np.float32))
+                  flat=np.array([-1]),
+                  minus=np.array([-1, -1, -1]), ones=np.array([1, 1, 1]), token=np.ones((1, 1, 4), np.float32))
     done = rewritten(model, "fold-constants", "remove-noops")
     assert ops(done.model) == {"Shape": 1, "Gather": 1, "Concat": 2, "Expand": 1}
 
