@@ -140,8 +140,9 @@ class Payload:
 
 @pytest.mark.parametrize(("content", "name", "text"), [
     (None, "w.pth", "cannot be read"), (b"", "w.pth", "w.pth' (hold|cannot)"), (b"\x00" * 64, "w.pth", "w.pth' hold"),
+    (b"root:x:0:0:root\n", "w.pth", "w.pth' cannot be read: .*"), (bytes(range(255, 0, -1)), "w.pth", "w.pth' "),
     (b"not weights", "w.safetensors", "no readable safetensors"), (b"\xff" * 8 + b"{", "w.bin", "no readable"),
-], ids=["absent", "empty", "zeros", "text", "header"])
+], ids=["absent", "empty", "zeros", "lines", "noise", "text", "header"])
 def test_load_module_refuses_unreadable_weights(folder, tmp_path, content, name, text):
     if content is not None:
         (tmp_path / name).write_bytes(content)

@@ -59,20 +59,21 @@ def export_onnx(module: torch.nn.Module, example: Example, options: ExportOption
     adapter = Adapter(module, inputs.names if inputs.by_keyword else None)
     attempts: list[Attempt] = []
     with evaluating(adapter):
-        progress("Running torch", 0, None)
+        progress("Running torch", 0, 1)
         reference = take_reference(adapter, inputs, options)
+        progress("Running torch", 1, 1)
         for exporter in _plan(options, inputs):
-            progress(f"Exporting ({exporter.value})", len(attempts), len(options.exporters))
+            progress(f"Exporting ({exporter.value})", 0, 1)
             with captured() as notes:
                 won, error = _attempt(exporter, adapter, inputs, reference, options)
             attempts.append(Attempt(exporter, error, tuple(notes)))
             logger.info("Exporter %s: %s", exporter.value, error or "succeeded")
+            progress(f"Exporting ({exporter.value})", 1, 1)
             if won is not None:
                 break
         else:
             raise ExportError(_all_failed(module, attempts))
     model, report = won
-    progress("Writing", len(options.exporters), len(options.exporters))
     written = write_model(model, path, options.external_data_bytes) if path else _serialized(model)
     return Exported(written, attempts[-1].exporter, opset_of(model), _specs(model.graph.input),
                     _specs(model.graph.output), tuple(attempts), report)
