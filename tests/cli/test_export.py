@@ -38,7 +38,8 @@ def folder(tmp_path, monkeypatch):
 
 def test_export_writes_a_checked_model_and_says_how(trtkit, folder):
     printed = trtkit("export", "net_for_cli:Net", "--input", "image=1x4x8x8", "--input", "gain=1x1:float32",
-                     "--dynamic", "batch", "--dynamic", "image:2=height", "--target", "jetson-xavier-jp5", "-o", "m.onnx")
+                     "--dynamic", "batch", "--dynamic", "image:2=height", "--target", "jetson-xavier-jp5",
+                     "-o", "m.onnx")
     model = onnx.load(folder / "m.onnx")
     onnx.checker.check_model(model, full_check=True)
     assert model.opset_import[0].version == 17

@@ -75,7 +75,7 @@ class Reference:
 
 
 def take_reference(adapter: Adapter, inputs: Inputs, options: ExportOptions) -> Reference:
-    """Run the module at each batch size, at doubled further dynamic sizes, and on negated values.
+    """Run the module at each batch size, at doubled (else halved) further sizes, and on negated values.
 
     Raises:
         ExportError: The module fails on its own example, is not deterministic, or returns no tensors.
@@ -91,20 +91,23 @@ def take_reference(adapter: Adapter, inputs: Inputs, options: ExportOptions) -> 
     flipped = _attempt(adapter, negated, names)
     if not isinstance(flipped, str):
         cases.append(Case(f"{label}, negated", negated.sizes, negated.feeds(), flipped, True))
-    for seed, (dimension, size) in enumerate(_other_sizes(inputs, options), start=1):
-        other = example.resized({dimension: size}).varied(seed)
-        result = _attempt(adapter, other, names)
-        if isinstance(result, str):
-            refusals.setdefault(dimension, f"torch itself does not run at {dimension} {size}: {result}")
+    for seed, (dimension, sizes) in enumerate(_other_sizes(inputs, options), start=1):
+        for size in sizes:
+            other = example.resized({dimension: size}).varied(seed)
+            result = _attempt(adapter, other, names)
+            if not isinstance(result, str):
+                cases.append(Case(f"{dimension} {size}", other.sizes, other.feeds(), result, False))
+                break
         else:
-            cases.append(Case(f"{dimension} {size}", other.sizes, other.feeds(), result, False))
+            refusals.setdefault(dimension, f"torch itself does not run at {dimension} {size}: {result}")
     return Reference(tuple(cases), refusals)
 
 
-def _other_sizes(inputs: Inputs, options: ExportOptions) -> list[tuple[str, int]]:
-    batches = [(options.batch, size) for size in options.batches if size > 1 and options.batch in inputs.sizes]
-    further = [(name, 2 * size) for name, size in inputs.sizes.items() if name != options.batch]
-    return [(name, size) for name, size in (*batches, *further) if name is not None]
+def _other_sizes(inputs: Inputs, options: ExportOptions) -> list[tuple[str, tuple[int, ...]]]:
+    """Return the sizes to take for each dynamic dimension; of several, the first one that torch runs."""
+    batches = [(options.batch, (size,)) for size in options.batches if size > 1 and options.batch in inputs.sizes]
+    further = [(name, (2 * size, max(1, size // 2))) for name, size in inputs.sizes.items() if name != options.batch]
+    return [(name, sizes) for name, sizes in (*batches, *further) if name is not None]
 
 
 def _batch_of(inputs: Inputs) -> int:
