@@ -30,6 +30,7 @@ class OrtSession:
         threads: Threads inside one operator; ONNX Runtime's choice (one a physical core) when None.
         spinning: Whether idle threads wait busily: lower latency, but a core at full load between frames. False saves
             power on a board that runs a few frames a second.
+        optimize: Whether ONNX Runtime may fuse and replace operators; False computes the graph as it is written.
 
     Raises:
         BundleError: ONNX Runtime cannot load the model (its own words are in the message).
@@ -37,13 +38,14 @@ class OrtSession:
         MissingDependencyError: onnxruntime is absent.
     """
 
-    def __init__(self, model: bytes | Path, *, threads: int | None = None, spinning: bool = True) -> None:
+    def __init__(self, model: bytes | Path, *, threads: int | None = None, spinning: bool = True,
+                 optimize: bool = True) -> None:
         if threads is not None and threads < 1:
             raise SpecError(f"threads is {threads}. Give 1 or more, or None for ONNX Runtime's own choice")
         ort = require("onnxruntime", extra="cpu", feature="Running a model on the CPU")
         self._ort = ort
         self._failures = _failures(ort)
-        self._session: Any = self._load(model, threads, spinning)
+        self._session: Any = self._load(model, threads, spinning, optimize)
         self.inputs = tuple(_spec(node, "input") for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node, "output") for node in self._session.get_outputs())
         self.backend = f"onnxruntime {ort.__version__} CPU, {threads or 'default'} threads"
@@ -89,12 +91,14 @@ class OrtSession:
         self._session = None
         self._run = _refuse
 
-    def _load(self, model: bytes | Path, threads: int | None, spinning: bool) -> Any:
+    def _load(self, model: bytes | Path, threads: int | None, spinning: bool, optimize: bool) -> Any:
         options = self._ort.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         options.inter_op_num_threads = 1
         if threads is not None:
             options.intra_op_num_threads = threads
+        if not optimize:
+            options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if not spinning:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         what = f"Model '{model}'" if isinstance(model, Path) else f"Model of {len(model)} bytes"

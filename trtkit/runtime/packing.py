@@ -18,7 +18,7 @@ from trtkit.preprocess import Preprocess
 from trtkit.progress import Progress, silent
 from trtkit.runtime.ort import OrtSession
 from trtkit.target import Target, load_targets
-from trtkit.tensors import TensorSpec
+from trtkit.tensors import ShapeProfile, TensorSpec
 
 __all__ = ["PackOptions", "Source", "pack"]
 
@@ -27,11 +27,19 @@ Signature = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
 
 @dataclass(frozen=True)
 class Source:
-    """A file to pack, and what it was made for. What kind of file it is, its content tells."""
+    """A file to pack, and what it was made for. What kind of file it is, its content tells.
+
+    Attributes:
+        target, precision: What it was made for.
+        path: The file.
+        profile, measurements: See Artifact.
+    """
 
     target: str
     precision: Precision
     path: Path
+    profile: ShapeProfile | None = None
+    measurements: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,8 @@ def _artifact(source: Source, name: str, target: Target, options: PackOptions) -
         raise BundleError(f"'{source.path}' cannot be read: {err.strerror}. Check the path") from err
     kind = _kind(data)
     key = _engine_key(data, source, target, options.os_arch) if kind == "plan" else None
-    artifact = Artifact(name, source.target, source.precision, kind, engine=key)
+    artifact = Artifact(name, source.target, source.precision, kind, engine=key, profile=source.profile,
+                        measurements=source.measurements)
     if kind != "onnx":
         return artifact, None
     try:
