@@ -21,14 +21,6 @@ class Item:
     labels: tuple[int, ...] | None
 
 
-class Items(list):
-    """Samples with a count, as a data source has it."""
-
-    @property
-    def count(self) -> int:
-        return len(self)
-
-
 def classifier(weight: np.ndarray, *, x: str = "x", y: str = "logits") -> bytes:
     text = f"""<ir_version: 8, opset_import: ["": 17]>
     g (float[n, 4] {x}) => (float[n, {CLASSES}] {y}) {{
@@ -64,7 +56,6 @@ def candidate(weight) -> bytes:
 
 
 @pytest.fixture
-def items() -> Items:
+def items() -> list[Item]:
     rng = np.random.default_rng(2)
-    return Items(Item(f"s{i}", {"x": rng.standard_normal((1, 4)).astype(np.float32)}, (i % CLASSES,))
-                 for i in range(24))
+    return [Item(f"s{i}", {"x": rng.standard_normal((1, 4)).astype(np.float32)}, (i % CLASSES,)) for i in range(24)]

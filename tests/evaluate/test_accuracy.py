@@ -70,6 +70,8 @@ def test_evaluate_reports_progress(told):
     evaluate(perfect, told, progress=lambda *step: seen.append(step))
     assert seen[0] == ("Evaluating", 1, 24)
     assert seen[-1] == ("Evaluating", 24, 24)
+    evaluate(perfect, iter(told), progress=lambda *step: seen.append(step))
+    assert seen[-1] == ("Evaluating", 24, None)
 
 
 def test_evaluate_refuses_no_samples():

@@ -14,7 +14,7 @@ from trtkit.errors import CalibrationError, SpecError
 from trtkit.progress import Progress, silent
 from trtkit.tensors import Array, Feeds
 
-__all__ = ["Accuracy", "LabelledSample", "Run", "ScoreSheet", "Task", "evaluate"]
+__all__ = ["Accuracy", "LabelledSample", "Run", "ScoreSheet", "Task", "evaluate", "scores_of", "total_of"]
 
 Run = Callable[[Feeds], Mapping[str, Array]]
 
@@ -152,7 +152,7 @@ def evaluate(run: Run, data: Iterable[LabelledSample], *, task: Task = Task.CLAS
         SpecError: No output can be judged, or a label is no class of the model.
     """
     sheet = ScoreSheet(task=task, output=output, threshold=threshold)
-    total = getattr(data, "count", None)
+    total = total_of(data)
     for done, sample in enumerate(data, start=1):
         sheet.add(sample, run(sample.feeds))
         progress("Evaluating", done, total)
@@ -163,6 +163,14 @@ def scores_of(outputs: Mapping[str, Array]) -> str | None:
     """Return the name of the first output of shape (1, C) with C > 1 and a float dtype; None when there is none."""
     return next((name for name, array in outputs.items()
                  if array.ndim == 2 and array.shape[0] == 1 and array.shape[1] > 1 and array.dtype.kind == "f"), None)
+
+
+def total_of(data: Iterable[LabelledSample]) -> int | None:
+    """Return how many samples there are; None when that is not known before the end."""
+    try:
+        return len(data)  # type: ignore[arg-type]  # whether it has a length is what is asked
+    except TypeError:
+        return None
 
 
 def _truth(labels: Sequence[tuple[int, ...]], classes: int) -> Array:

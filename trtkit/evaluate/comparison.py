@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from trtkit.errors import CalibrationError, SpecError
-from trtkit.evaluate.accuracy import Accuracy, LabelledSample, ScoreSheet, Task, scores_of
+from trtkit.evaluate.accuracy import Accuracy, LabelledSample, ScoreSheet, Task, scores_of, total_of
 from trtkit.evaluate.difference import Difference, DifferenceSum
 from trtkit.evaluate.layers import compare_layers
 from trtkit.evaluate.source import ModelSource, fed, is_bundle, open_model
@@ -71,7 +71,7 @@ def compare(reference: ModelSource, candidate: ModelSource, data: Iterable[Label
     pairs = _paired(first, second)
     sums = {name: DifferenceSum(name) for name in pairs}
     sheets: tuple[ScoreSheet, ScoreSheet] | None = None
-    count, total = 0, getattr(data, "count", None)
+    count, total = 0, total_of(data)
     for count, sample in enumerate(data, start=1):
         wanted = first.run(fed(first, sample.feeds))
         got = second.run(fed(second, sample.feeds))
@@ -85,7 +85,7 @@ def compare(reference: ModelSource, candidate: ModelSource, data: Iterable[Label
         progress("Comparing outputs", count, total)
     if not count:
         raise CalibrationError("There is no sample to compare on. Give a data source that is not empty")
-    inner = compare_layers(onnx_models[0], onnx_models[1], islice(data, layer_samples), threads=threads,
+    inner = compare_layers(onnx_models[0], onnx_models[1], list(islice(data, layer_samples)), threads=threads,
                            progress=progress) if onnx_models else ()
     return Comparison(count, tuple(each.result() for each in sums.values()), inner,
                       sheets[0].judge() if sheets else None, sheets[1].judge() if sheets else None,

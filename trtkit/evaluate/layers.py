@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 
 from trtkit.errors import GraphError
-from trtkit.evaluate.accuracy import LabelledSample
+from trtkit.evaluate.accuracy import LabelledSample, total_of
 from trtkit.evaluate.difference import Difference, DifferenceSum
 from trtkit.evaluate.source import fed
 from trtkit.graph import load_model
@@ -44,7 +44,7 @@ def compare_layers(reference: bytes | Path, candidate: bytes | Path, samples: It
                          "Compare a model with its own lowering")
     a, b = (OrtSession(_with_outputs(model, names), threads=threads) for model in (first, second))
     sums: dict[str, DifferenceSum] = {}
-    total = getattr(samples, "count", None)
+    total = total_of(samples)
     for done, sample in enumerate(samples, start=1):
         left, right = a.run(fed(a, sample.feeds)), b.run(fed(b, sample.feeds))
         for name in names:
