@@ -1,19 +1,21 @@
 import numpy as np
 import pytest
 
-from trtkit.calib import counting
 from trtkit.calib.counting import Counter
 from trtkit.ranges import Histogram
 
-VALUES = np.random.default_rng(0).standard_normal((3, 40_000)).astype(np.float32)
+VALUES = np.random.default_rng(0).standard_normal((3, 140_000)).astype(np.float32)
 
 
-@pytest.mark.parametrize("fast", [True, False], ids=["add.at", "bincount"])
-def test_counter_equals_the_histogram_of_all_values(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
-    monkeypatch.setattr(counting, "_FAST_ADD_AT", fast)
+@pytest.mark.parametrize("shift", [0, 10, -10], ids=["both signs", "positive", "negative"])
+@pytest.mark.parametrize("order", [1, -1], ids=["rising", "falling"])
+@pytest.mark.parametrize("relu", [True, False], ids=["relu", "plain"])
+def test_counter_equals_the_histogram_of_all_values(shift: float, order: int, relu: bool) -> None:
+    rows = VALUES * np.array([[1], [3], [0.5]], np.float32) + np.float32(shift)
+    rows = (np.maximum(rows, 0) if relu else rows)[::order]
     counter = Counter()
-    assert all([counter.add("x", row) for row in VALUES])
-    assert counter.tensors["x"].histogram() == Histogram.of(VALUES)
+    assert all([counter.add("x", row) for row in rows])
+    assert counter.tensors["x"].histogram() == Histogram.of(rows)
 
 
 def test_counter_takes_other_float_types_strides_and_scalars() -> None:
@@ -24,11 +26,14 @@ def test_counter_takes_other_float_types_strides_and_scalars() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
-@pytest.mark.parametrize("place", [0, 119_999])
+@pytest.mark.parametrize("place", [0, 139_999, 419_999])
 def test_counter_notices_what_is_not_finite(value: float, place: int) -> None:
-    values = VALUES.reshape(-1).copy()
-    values[place] = value
-    assert not Counter().add("x", values)
+    for values in (VALUES.reshape(-1).copy(), np.abs(VALUES.reshape(-1)), np.zeros(VALUES.size, np.float32)):
+        counter = Counter()
+        assert counter.add("x", values)
+        values[place] = value
+        assert not counter.add("x", values)
+        assert not Counter().add("x", values)
 
 
 def test_counter_of_an_empty_array_is_empty() -> None:

@@ -104,7 +104,8 @@ class _Sweep:
         self._workers, self._progress = workers, progress
         self._local = threading.local()
         self._counters: list[Counter] = []
-        self._done: list[tuple[int, int]] = []  # (samples, index after the last) of each batch, by the workers
+        self._lock = threading.Lock()
+        self._samples, self._position = start.table.samples, start.position  # of what was counted whole
         self._failed = False
 
     def run(self, path: Path | None, every: int) -> Checkpoint:
@@ -159,7 +160,9 @@ class _Sweep:
         except BaseException:
             self._failed = True  # half of a batch is counted: nothing after it may be kept
             raise
-        self._done.append((self._batch if self._fixed else len(samples), samples[-1].index + 1))
+        with self._lock:
+            self._samples += self._batch if self._fixed else len(samples)
+            self._position = max(self._position, samples[-1].index + 1)
 
     def _observe(self, samples: list[Sample]) -> None:
         if not hasattr(self._local, "counter"):
@@ -197,18 +200,11 @@ class _Sweep:
         for counter in self._counters:
             for name, sums in counter.channels.items():
                 channels[name] = channels[name].add(sums) if name in channels else sums
-        samples, position = self._progressed()
-        return Checkpoint(replace(table, tensors=tensors, channels=channels, samples=samples), position, self._batch,
+        return Checkpoint(replace(table, tensors=tensors, channels=channels, samples=self._samples), self._position, self._batch,
                           tuple(self._data.unreadable))
 
-    def _progressed(self) -> tuple[int, int]:
-        """Return how many samples were counted, and the index at which to go on."""
-        done = list(self._done)
-        return (self._start.table.samples + sum(samples for samples, _ in done),
-                max((index for _, index in done), default=self._start.position))
-
     def _report(self) -> None:
-        self._progress("calibrate", self._progressed()[1], self._data.count)
+        self._progress("calibrate", self._position, self._data.count)
 
 
 def _load(model: bytes | Path | onnx.ModelProto) -> onnx.ModelProto:
