@@ -200,8 +200,8 @@ class _Sweep:
         for counter in self._counters:
             for name, sums in counter.channels.items():
                 channels[name] = channels[name].add(sums) if name in channels else sums
-        return Checkpoint(replace(table, tensors=tensors, channels=channels, samples=self._samples), self._position, self._batch,
-                          tuple(self._data.unreadable))
+        counted = replace(table, tensors=tensors, channels=channels, samples=self._samples)
+        return Checkpoint(counted, self._position, self._batch, tuple(self._data.unreadable))
 
     def _report(self) -> None:
         self._progress("calibrate", self._position, self._data.count)
