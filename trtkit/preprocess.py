@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from trtkit._optional import require
 from trtkit.errors import SpecError
+from trtkit.records import read_record
 from trtkit.tensors import Array
 
 __all__ = ["Preprocess", "read_image"]
@@ -70,6 +71,8 @@ class Preprocess:
             raise SpecError(f"Preprocess needs three mean and three positive std values, got {self.mean}, {self.std}")
         if self.resize_to is not None and self.resize_to < max(self.size):
             raise SpecError(f"Preprocess resize_to is {self.resize_to}, smaller than the crop {self.size}")
+        if not 0 <= self.pad <= 255:
+            raise SpecError(f"Preprocess pad is {self.pad}. Give a pixel value from 0 to 255")
         plain = self.scale == 1 and not any(self.mean) and all(s == 1 for s in self.std)
         if self.dtype == "uint8" and not plain:
             raise SpecError("Preprocess dtype uint8 feeds raw pixels: set scale 1, mean 0 and std 1, or dtype float32")
@@ -144,23 +147,18 @@ class Preprocess:
         return canvas
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON-able dict that `from_json` reads."""
-        return asdict(self)
+        """Return a JSON-able dict that `from_json` reads; 1 and 1.0 give the same."""
+        mean, std = (tuple(map(float, values)) for values in (self.mean, self.std))
+        return {**asdict(self), "scale": float(self.scale), "mean": mean, "std": std}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Preprocess:
         """Read a dict, as `to_json` wrote it or as a recipe gives it.
 
         Raises:
-            SpecError: A key is unknown, or a value is not usable.
+            SpecError: A key is unknown or missing, or a value is not usable.
         """
-        unknown = sorted(set(data) - {f.name for f in fields(cls)})
-        if unknown or "size" not in data:
-            known = ", ".join(f.name for f in fields(cls))
-            fault = f"unknown key '{unknown[0]}'" if unknown else "no 'size'"
-            raise SpecError(f"Preprocessing has {fault}. It takes: {known}")
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-        return cls(**values)
+        return read_record(cls, data, "Preprocessing")
 
     def fingerprint(self) -> str:
         """Return a short hash that changes when any setting changes."""

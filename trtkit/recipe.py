@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,12 +20,13 @@ from trtkit.bundle.manifest import Postprocess
 from trtkit.errors import SpecError
 from trtkit.precision import Estimator, NodeSelector, Precision, QuantSpec
 from trtkit.preprocess import Preprocess
-from trtkit.target import Target, get_target, read_toml
+from trtkit.records import check_keys, read_record, read_value
+from trtkit.target import Target, get_target, load_targets, read_toml
 from trtkit.tensors import parse_shape
 
 __all__ = ["BuildSection", "Deployment", "EvaluateSection", "ModelSection", "Recipe", "RewriteSection", "Sweep"]
 
-_Section = TypeVar("_Section")
+_DataSection = TypeVar("_DataSection", "Sweep", "EvaluateSection")
 
 
 @dataclass(frozen=True)
@@ -184,95 +185,70 @@ class Recipe:
 
 
 _SECTIONS = ("model", "preprocess", "postprocess", "rewrite", "calibrate", "evaluate", "quantize", "build", "target")
-_TOP = ("name", "output", "work", "labels", "targets")
+_PATHS = ("output", "work", "labels", "targets")
+_TOP = ("name", *_PATHS)
+_KEEP = ("keep_names", "keep_ops")
 
 
 def _recipe(data: Mapping[str, Any], folder: Path, stem: str) -> Recipe:
-    _known(data, (*_SECTIONS, *_TOP), "The recipe")
+    check_keys(data, (*_TOP, *_SECTIONS), "The recipe")
     for key in ("model", "target", "output"):
         if key not in data:
             raise SpecError(f"The recipe has no '{key}'. It takes: {', '.join((*_TOP, *_SECTIONS))}")
-    own_targets = folder / data["targets"] if "targets" in data else None
-    output = folder / _text(data["output"], "output")
+    paths = {key: folder / read_value(Path, data[key], key) for key in _PATHS if key in data}
+    output = paths["output"]
     return Recipe(
-        name=_text(data.get("name", stem), "name"),
+        name=read_value(str, data.get("name", stem), "name"),
         output=output,
-        work=folder / _text(data["work"], "work") if "work" in data else output.with_name(f"{output.name}.work"),
+        work=paths.get("work", output.with_name(f"{output.name}.work")),
         model=_model(data["model"], folder),
-        deployments=tuple(_deployment(row, own_targets) for row in _rows(data["target"])),
+        deployments=tuple(_deployment(row, paths.get("targets")) for row in _rows(data["target"])),
         preprocess=Preprocess.from_json(data["preprocess"]) if "preprocess" in data else None,
         postprocess=Postprocess.from_json(data["postprocess"]) if "postprocess" in data else None,
-        labels=_labels(folder / data["labels"]) if "labels" in data else (),
-        rewrite=_section(RewriteSection, data.get("rewrite", {}), "rewrite"),
+        labels=_labels(paths["labels"]) if "labels" in paths else (),
+        rewrite=read_record(RewriteSection, data.get("rewrite", {}), "[rewrite]"),
         calibrate=_data_section(Sweep, data, "calibrate", folder),
         evaluate=_data_section(EvaluateSection, data, "evaluate", folder),
         quantize=_quantize(data.get("quantize", {})),
-        build=_section(BuildSection, data.get("build", {}), "build"),
+        build=read_record(BuildSection, data.get("build", {}), "[build]"),
     )
 
 
-def _known(data: Any, keys: tuple[str, ...], where: str) -> None:
-    if not isinstance(data, Mapping):
-        raise SpecError(f"{where} is not a table. Write one key a line below its [header]")
-    unknown = [key for key in data if key not in keys]
-    if unknown:
-        raise SpecError(f"{where} has an unknown key '{unknown[0]}'. It takes: {', '.join(keys)}")
-
-
-def _section(kind: type[_Section], data: Any, name: str) -> _Section:
-    """Return a section's dataclass; lists become tuples, and keys and types are checked."""
-    keys = tuple(f.name for f in fields(kind))  # type: ignore[arg-type]
-    _known(data, keys, f"[{name}]")
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
-    try:
-        return kind(**values)
-    except TypeError as err:
-        raise SpecError(f"[{name}] is not usable: {err}. It takes: {', '.join(keys)}") from err
-
-
 def _model(data: Any, folder: Path) -> ModelSection:
-    _known(data, tuple(f.name for f in fields(ModelSection)), "[model]")
-    paths = {key: folder / _text(data[key], f"[model] {key}") for key in ("onnx", "weights") if key in data}
-    factory = data.get("factory", "")
-    place, colon, made = factory.rpartition(":")
-    if place.endswith(".py"):
-        factory = f"{folder / place}{colon}{made}"
-    return _section(ModelSection, {**data, **paths, "factory": factory}, "model")
+    section = read_record(ModelSection, data, "[model]")
+    place, colon, made = section.factory.rpartition(":")
+    factory = f"{folder / place}{colon}{made}" if place.endswith(".py") else section.factory
+    return replace(section, factory=factory, onnx=section.onnx and folder / section.onnx,
+                   weights=section.weights and folder / section.weights)
 
 
-def _data_section(kind: type[_Section], data: Mapping[str, Any], name: str, folder: Path) -> _Section | None:
+def _data_section(kind: type[_DataSection], data: Mapping[str, Any], name: str, folder: Path) -> _DataSection | None:
     if name not in data:
         return None
-    _known(data[name], tuple(f.name for f in fields(kind)), f"[{name}]")  # type: ignore[arg-type]
-    if "data" not in data[name]:
-        raise SpecError(f"[{name}] has no 'data'. Name a folder of images, a file, or 'path.py:function'")
-    return _section(kind, {**data[name], "data": str(folder / _text(data[name]["data"], f"[{name}] data"))}, name)
+    section = read_record(kind, data[name], f"[{name}]")
+    return replace(section, data=str(folder / section.data))
 
 
 def _quantize(data: Any) -> QuantSpec:
-    keys = ("estimator", "percentile", "bias_correction", "keep_names", "keep_ops")
-    _known(data, keys, "[quantize]")
-    names = tuple(e.value for e in Estimator)
-    if data.get("estimator", names[0]) not in names:
-        raise SpecError(f"[quantize] estimator is '{data['estimator']}'. Choose one of: {', '.join(names)}")
-    given = {key: data[key] for key in ("percentile", "bias_correction") if key in data}
-    if "estimator" in data:
-        given["estimator"] = Estimator(data["estimator"])
-    return QuantSpec(keep=NodeSelector(tuple(data.get("keep_names", ())), tuple(data.get("keep_ops", ()))), **given)
+    check_keys(data, ("estimator", "percentile", "bias_correction", *_KEEP), "[quantize]")
+    names, operators = (read_value(tuple[str, ...], data.get(key, ()), f"[quantize] {key}") for key in _KEEP)
+    own = {key: value for key, value in data.items() if key not in _KEEP}
+    return replace(read_record(QuantSpec, own, "[quantize]"), keep=NodeSelector(names, operators))
 
 
-def _rows(rows: Any) -> list[Mapping[str, Any]]:
+def _rows(rows: Any) -> list[Any]:
     if not isinstance(rows, list) or not rows:
         raise SpecError("The recipe needs at least one [[target]] with name and precisions")
     return rows
 
 
 def _deployment(row: Any, own_targets: Path | None) -> Deployment:
-    _known(row, ("name", "precisions"), "[[target]]")
+    check_keys(row, ("name", "precisions"), "[[target]]")
     if "name" not in row:
-        raise SpecError("A [[target]] has no 'name'. See the names with: trtkit doctor")
-    target = get_target(_text(row["name"], "[[target]] name"), own_targets)
-    precisions = tuple(Precision.parse(text) for text in row.get("precisions", ["int8"]))
+        raise SpecError(f"A [[target]] has no 'name'. There are: {', '.join(load_targets(own_targets))}")
+    target = get_target(read_value(str, row["name"], "[[target]] name"), own_targets)
+    precisions: tuple[Precision, ...] = read_value(tuple[Precision, ...], row.get("precisions", ["int8"]),
+                                                   "[[target]] precisions")
     for precision in precisions:
         target.check(precision)
     if target.device == "cpu" and Precision.FP32 not in precisions:
@@ -285,9 +261,3 @@ def _labels(path: Path) -> tuple[str, ...]:
         return tuple(path.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as err:
         raise SpecError(f"Labels '{path}' cannot be read: {err}. Give a text file with one label a line") from err
-
-
-def _text(value: Any, what: str) -> str:
-    if not isinstance(value, str):
-        raise SpecError(f"{what} is {value!r}. Write it in quotes")
-    return value

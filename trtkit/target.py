@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -12,6 +13,7 @@ from typing import Any
 
 from trtkit.errors import SpecError
 from trtkit.precision import Precision
+from trtkit.records import check_keys, read_record
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -64,6 +66,9 @@ class Target:
             if getattr(self, key) not in choices:
                 raise SpecError(f"Target '{self.name}': {key} is '{getattr(self, key)}'. "
                                 f"Choose one of: {', '.join(filter(None, choices))}")
+        for key in ("tensorrt", "sm"):
+            if not re.fullmatch(r"(\d+(\.\d+)*)?", getattr(self, key)):
+                raise SpecError(f"Target '{self.name}': {key} is '{getattr(self, key)}'. Give a version such as '10.3'")
         if (self.device == "cpu") != (self.runtime == "onnxruntime"):
             raise SpecError(f"Target '{self.name}': device '{self.device}' does not go with runtime '{self.runtime}'. "
                             "onnxruntime runs on cpu, tensorrt and tensorrt_rtx on cuda or dla")
@@ -141,15 +146,6 @@ def _read_rows(path: Path) -> dict[str, Target]:
 
 
 def _row(name: str, values: Any, path: Path) -> Target:
-    known = {f.name: f for f in fields(Target)}
-    if not isinstance(values, dict):
-        raise SpecError(f"'{path}': '{name}' is not a table. Write [{name}] and one key a line")
-    unknown = sorted(set(values) - set(known) | ({"name"} & set(values)))
-    needed = ("description", "runtime", "device", "placement", "precisions", "opset")
-    missing = [key for key in needed if key not in values]
-    if unknown or missing:
-        fault = f"unknown key '{unknown[0]}'" if unknown else f"no key '{missing[0]}'"
-        raise SpecError(f"'{path}': target '{name}' has {fault}. Keys: {', '.join(k for k in known if k != 'name')}")
-    row: dict[str, Any] = dict(values, precisions=tuple(Precision.parse(p) for p in values["precisions"]),
-                  cpu_flags=tuple(values.get("cpu_flags", ())))
-    return Target(name=name, **row)
+    what = f"'{path}': target '{name}'"
+    check_keys(values, tuple(f.name for f in fields(Target) if f.name != "name"), what)
+    return read_record(Target, {**values, "name": name}, what)

@@ -16,6 +16,7 @@ from trtkit.bundle.engine_key import EngineKey
 from trtkit.errors import BundleError, SpecError
 from trtkit.precision import Precision
 from trtkit.preprocess import Preprocess
+from trtkit.records import read_record
 from trtkit.target import Target
 from trtkit.tensors import ShapeProfile, TensorSpec, check_unique_names
 
@@ -154,11 +155,7 @@ class Postprocess:
         Raises:
             SpecError: A key is unknown, or a value is not usable.
         """
-        try:
-            return cls(**data)
-        except TypeError as err:
-            raise SpecError(f"Postprocessing is not usable: {err}. "
-                            "It takes: task, output, activation, top, threshold") from err
+        return read_record(cls, data, "Postprocessing")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,7 +14,10 @@ from trtkit.progress import Progress
 
 __all__ = ["console", "rich_progress"]
 
-console = Console()
+_FILE_COLUMNS = 140
+
+console = Console() if sys.stdout.isatty() else Console(width=_FILE_COLUMNS)
+"""On a terminal as wide as that; in a file or pipe wide enough for every table."""
 
 
 @contextmanager

@@ -1,0 +1,60 @@
+"""Step `lower`: FP32 graph + table -> one checked model a target and precision."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+from trtkit.files import atomic_write
+from trtkit.graph import model_bytes, model_inputs, random_feeds, rewrite
+from trtkit.pipeline.calibration import source_of
+from trtkit.pipeline.source import own_passes
+from trtkit.pipeline.state import Candidate, State
+from trtkit.progress import Progress
+from trtkit.quant.lower import check_lowered, lower
+from trtkit.tensors import Feeds
+
+__all__ = ["lower_step"]
+
+_CHECKED_SAMPLES = 4
+
+
+def lower_step(state: State, progress: Progress) -> State:
+    """Lower the model for every target and precision, check each against FP32, and write it to the work folder."""
+    samples = _samples(state)
+    reference = model_bytes(state.graph)
+    wanted = [(each.target, precision) for each in state.recipe.deployments for precision in each.precisions]
+    candidates: list[Candidate] = []
+    notes = list(state.notes)
+    files: dict[str, Path] = {}
+    for done, (target, precision) in enumerate(wanted):
+        progress("Lowering", done, len(wanted))
+        model = rewrite(state.graph, own_passes(state.recipe, target)).model
+        lowered = lower(model, target, precision, table=state.table, spec=state.recipe.quantize)
+        check = check_lowered(reference, lowered, samples)
+        stem = f"{target.name}-{precision.value}"
+        path = files.setdefault(hashlib.sha256(lowered.model).hexdigest(), state.recipe.work / f"{stem}.onnx")
+        if path.stem == stem:
+            atomic_write(path, lowered.model)
+        cache = None
+        if lowered.cache is not None:
+            cache = state.recipe.work / f"{stem}.cache"
+            atomic_write(cache, lowered.cache)
+        candidates.append(Candidate(target, precision, lowered, path, cache))
+        notes.append(f"{target.name} {precision.value}: cosine with FP32 {check.cosine:.5f}"
+                     + "".join(f"; {note}" for note in lowered.notes))
+    progress("Lowering", len(wanted), len(wanted))
+    return replace(state, candidates=tuple(candidates), notes=tuple(notes))
+
+
+def _samples(state: State) -> list[Feeds]:
+    """Return a few real inputs; random ones where the recipe names no data."""
+    section = state.recipe.evaluate or state.recipe.calibrate
+    if section is None:
+        return [random_feeds(state.graph, seed) for seed in range(_CHECKED_SAMPLES)]
+    data = source_of(state, section.data, section.limit)
+    names = {spec.name for spec in model_inputs(state.graph)}
+    return [{name: sample.feeds[name] for name in names if name in sample.feeds}
+            for sample in itertools.islice(data, _CHECKED_SAMPLES)]

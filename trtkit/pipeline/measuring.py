@@ -1,0 +1,109 @@
+"""Steps `evaluate` and `measure`: how accurate every candidate is, how fast where this machine can tell, and who stays.
+
+Never slower, never worse: an INT8 or FP16 candidate that was measured on its own target and is not faster than FP32
+there, or that loses more accuracy than the recipe allows, does not go into the bundle, and the notes say so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from trtkit.evaluate import Accuracy, Task, evaluate
+from trtkit.graph import model_bytes
+from trtkit.pipeline.calibration import source_of
+from trtkit.pipeline.state import Candidate, State
+from trtkit.precision import Precision
+from trtkit.progress import Progress
+from trtkit.recipe import EvaluateSection
+from trtkit.runtime.bench import bench, paired, random_feeds
+from trtkit.runtime.ort import OrtSession
+from trtkit.runtime.probe import probe_device
+
+__all__ = ["evaluate_step", "measure_step"]
+
+
+def evaluate_step(state: State, progress: Progress) -> State:
+    """Run the FP32 model and every candidate over the evaluation data in ONNX Runtime; equal models are run once."""
+    section = state.recipe.evaluate
+    if section is None:
+        return state
+    judged: dict[tuple[bytes, bool], Accuracy] = {}
+
+    def judge(model: bytes, as_written: bool, subject: str) -> Accuracy:
+        def report(what: str, done: int, total: int | None) -> None:
+            progress(f"{what} {subject}", done, total)
+
+        key = (model, as_written)
+        if key not in judged:
+            judged[key] = _accuracy(state, section, model, as_written, report)
+        return judged[key]
+
+    reference = judge(model_bytes(state.graph), False, "fp32")
+    candidates, notes = [], list(state.notes)
+    for each in state.candidates:
+        if each.precision is Precision.FP32:
+            accuracy = reference
+        else:
+            accuracy = judge(each.lowered.simulation, each.lowered.as_written, str(each))
+        scored = replace(each, accuracy=accuracy, agreement=accuracy.agreement(reference))
+        lost = _lost_points(accuracy, reference, scored.agreement or 0.0)
+        if lost > section.max_drop:
+            scored = replace(scored, dropped=f"loses {lost:.1f} points, more than max_drop {section.max_drop}")
+            notes.append(f"{each} is left out: it {scored.dropped}")
+        candidates.append(scored)
+    return replace(state, reference=reference, candidates=tuple(candidates), notes=tuple(notes))
+
+
+def measure_step(state: State, progress: Progress) -> State:
+    """Measure the candidates of targets that this machine is one of, each in turns with FP32."""
+    device = probe_device()
+    here = [each for each in state.candidates if each.target.runs_on(device.machine, device.cpu_flags)]
+    measured: dict[int, Candidate] = {}
+    notes = list(state.notes)
+    for done, each in enumerate(here):
+        progress("Measuring", done, len(here))
+        full = next(c for c in here if c.target == each.target and c.precision is Precision.FP32)
+        with_times = _measured(each, full)
+        if with_times.dropped and not each.dropped:
+            notes.append(f"{each} is left out: it {with_times.dropped}")
+        measured[id(each)] = with_times
+    progress("Measuring", len(here), len(here))
+    return replace(state, candidates=tuple(measured.get(id(each), each) for each in state.candidates),
+                   notes=tuple(notes))
+
+
+def _accuracy(state: State, section: EvaluateSection, model: bytes, as_written: bool,
+              progress: Progress) -> Accuracy:
+    session = OrtSession(model, optimize=not as_written)
+    postprocess = state.recipe.postprocess
+    task = Task.MULTI_LABEL if postprocess and postprocess.task == "multi-label" else Task.CLASSIFY
+    try:
+        return evaluate(session.run, source_of(state, section.data, section.limit), task=task,
+                        output=postprocess.output if postprocess else None, progress=progress)
+    finally:
+        session.close()
+
+
+def _lost_points(accuracy: Accuracy, reference: Accuracy, agreement: float) -> float:
+    """Return how many points of the task metric were lost; of agreement where there are no labels."""
+    for mine, full in ((accuracy.top1, reference.top1),
+                       (accuracy.mean_average_precision, reference.mean_average_precision)):
+        if mine is not None and full is not None:
+            return 100 * (full - mine)
+    return 100 * (1 - agreement)
+
+
+def _measured(each: Candidate, full: Candidate) -> Candidate:
+    session = OrtSession(each.model)
+    feeds = random_feeds(session.inputs)
+    latency = bench(session, feeds, seconds=1.5, size_bytes=each.size_bytes)
+    if each is full:
+        session.close()
+        return replace(each, latency=latency)
+    baseline = OrtSession(full.model)
+    speedup = paired(baseline, session, feeds)
+    session.close()
+    baseline.close()
+    slow = "" if speedup.b_is_faster else (f"is not faster than FP32 here: {speedup.ratio:.2f}x "
+                                           f"({speedup.low:.2f} to {speedup.high:.2f})")
+    return replace(each, latency=latency, speedup=speedup, dropped=each.dropped or slow)

@@ -1,0 +1,100 @@
+"""A table of TOML or JSON -> a frozen dataclass: its keys, and the type of every value, checked against the hints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from trtkit.errors import SpecError
+
+__all__ = ["check_keys", "read_record", "read_value"]
+
+Record = TypeVar("Record")
+
+_WANTED = {str: "text in quotes", Path: "a path in quotes", int: "a whole number", float: "a finite number",
+           bool: "true or false"}
+
+
+def read_record(kind: type[Record], data: Any, what: str) -> Record:
+    """Return `kind(**data)`; lists become tuples, texts become paths and enum members, whole numbers become floats.
+
+    Args:
+        kind: A dataclass whose fields are str, Path, int, float, bool, enums of texts, tuples of these, or optional.
+        data: What the file holds: a table.
+        what: What to call the table in messages, such as "[calibrate]".
+
+    Raises:
+        SpecError: It is no table, a key is unknown or missing, a value has another type, or `kind` refuses the values.
+    """
+    known = fields(kind)  # type: ignore[arg-type]
+    keys = tuple(each.name for each in known)
+    check_keys(data, keys, what)
+    for each in known:
+        if each.name not in data and each.default is MISSING and each.default_factory is MISSING:
+            raise SpecError(f"{what} has no '{each.name}'. It takes: {', '.join(keys)}")
+    hints = get_type_hints(kind)
+    return kind(**{key: read_value(hints[key], value, f"{what} {key}") for key, value in data.items()})
+
+
+def check_keys(data: Any, keys: tuple[str, ...], what: str) -> None:
+    """Return when `data` is a table that has none but these keys.
+
+    Raises:
+        SpecError: It is something else, or has another key.
+    """
+    if not isinstance(data, Mapping):
+        raise SpecError(f"{what} is {data!r}, not a table. Write one key a line: {', '.join(keys)}")
+    for key in data:
+        if key not in keys:
+            raise SpecError(f"{what} has the unknown key '{key}'. It takes: {', '.join(keys)}")
+
+
+def read_value(hint: Any, value: Any, what: str) -> Any:
+    """Return `value` as the type that `hint` names.
+
+    Args:
+        hint: str, Path, int, float, bool, an enum of texts, tuple[X, ...], tuple[X, Y] or X | None.
+        value: As TOML or JSON gives it; a Path and an enum member pass, too.
+        what: What to call the value in messages, such as "[calibrate] limit".
+
+    Raises:
+        SpecError: It has another type, or a tuple another length.
+    """
+    options = get_args(hint)
+    if type(None) in options:
+        return None if value is None else read_value(options[0], value, what)
+    if get_origin(hint) is tuple:
+        return _read_tuple(options, value, what)
+    if issubclass(hint, Enum):
+        return _read_member(hint, value, what)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    fits = {str: isinstance(value, str), Path: isinstance(value, (str, Path)), bool: isinstance(value, bool),
+            int: number and isinstance(value, int), float: number and math.isfinite(value)}
+    if not fits[hint]:
+        raise SpecError(f"{what} is {_shown(value)}. Give {_WANTED[hint]}")
+    return hint(value)
+
+
+def _read_tuple(items: tuple[Any, ...], value: Any, what: str) -> tuple[Any, ...]:
+    free = items[-1] is Ellipsis
+    if not isinstance(value, (list, tuple)) or not (free or len(value) == len(items)):
+        raise SpecError(f"{what} is {_shown(value)}. Give a list in brackets{'' if free else f' of {len(items)} values'}")
+    hints = (items[0],) * len(value) if free else items
+    return tuple(read_value(hint, each, what) for hint, each in zip(hints, value))
+
+
+def _read_member(kind: type[Enum], value: Any, what: str) -> Enum:
+    names = {member.value: member for member in kind}
+    text = value.lower() if isinstance(value, str) else value
+    if not isinstance(value, str) or text not in names:
+        raise SpecError(f"{what} is {_shown(value)}. Choose one of: {', '.join(names)}")
+    return names[text]
+
+
+def _shown(value: Any) -> str:
+    """Return a value as TOML and JSON spell it, near enough."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)
