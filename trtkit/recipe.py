@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from trtkit.bundle.manifest import Postprocess
 from trtkit.errors import SpecError
-from trtkit.precision import Estimator, NodeSelector, Precision, QuantSpec
+from trtkit.precision import NodeSelector, Precision, QuantSpec
 from trtkit.preprocess import Preprocess
 from trtkit.records import check_keys, read_record, read_value
 from trtkit.target import Target, get_target, load_targets, read_toml
@@ -89,6 +89,9 @@ class Sweep:
     limit: int | None = None
     batch: int = 1
 
+    def __post_init__(self) -> None:
+        _check_counts("[calibrate]", limit=self.limit, batch=self.batch)
+
 
 @dataclass(frozen=True)
 class EvaluateSection:
@@ -106,6 +109,7 @@ class EvaluateSection:
     max_drop: float = 5.0
 
     def __post_init__(self) -> None:
+        _check_counts("[evaluate]", limit=self.limit)
         if not 0 <= self.max_drop <= 100:
             raise SpecError(f"[evaluate] max_drop is {self.max_drop}; it is in points, from 0 to 100")
 
@@ -125,6 +129,13 @@ class BuildSection:
     def __post_init__(self) -> None:
         if len(self.batch) != 3 or not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]:
             raise SpecError(f"[build] batch is {list(self.batch)}. Give the smallest, typical and largest: [1, 1, 8]")
+        _check_counts("[build]", workspace_bytes=self.workspace_bytes)
+
+
+def _check_counts(section: str, **values: int | None) -> None:
+    for key, value in values.items():
+        if value is not None and value < 1:
+            raise SpecError(f"{section} {key} is {value}. Give at least 1, or leave it out")
 
 
 @dataclass(frozen=True)
@@ -164,6 +175,10 @@ class Recipe:
     build: BuildSection = field(default_factory=BuildSection)
 
     def __post_init__(self) -> None:
+        names = [each.target.name for each in self.deployments]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise SpecError(f"Two [[target]] sections have the name '{twice[0]}'. Put all its precisions into one")
         wants_int8 = any(Precision.INT8 in each.precisions for each in self.deployments)
         if wants_int8 and self.calibrate is None:
             raise SpecError("A target wants int8 and there is no [calibrate] section. Add: [calibrate] data = 'FOLDER'")
@@ -249,6 +264,9 @@ def _deployment(row: Any, own_targets: Path | None) -> Deployment:
     target = get_target(read_value(str, row["name"], "[[target]] name"), own_targets)
     precisions: tuple[Precision, ...] = read_value(tuple[Precision, ...], row.get("precisions", ["int8"]),
                                                    "[[target]] precisions")
+    if not precisions:
+        raise SpecError(f"[[target]] '{target.name}' has no precisions. "
+                        f"It runs: {', '.join(each.value for each in target.precisions)}")
     for precision in precisions:
         target.check(precision)
     if target.device == "cpu" and Precision.FP32 not in precisions:

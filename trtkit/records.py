@@ -82,7 +82,8 @@ def read_value(hint: Any, value: Any, what: str) -> Any:
 def _read_tuple(items: tuple[Any, ...], value: Any, what: str) -> tuple[Any, ...]:
     free = items[-1] is Ellipsis
     if not isinstance(value, (list, tuple)) or not (free or len(value) == len(items)):
-        raise SpecError(f"{what} is {_shown(value)}. Give a list in brackets{'' if free else f' of {len(items)} values'}")
+        count = "" if free else f" of {len(items)} values"
+        raise SpecError(f"{what} is {_shown(value)}. Give a list in brackets{count}")
     hints = (items[0],) * len(value) if free else items
     return tuple(read_value(hint, each, what) for hint, each in zip(hints, value))
 
