@@ -1,13 +1,13 @@
-"""Arrays -> counts, fast: chunks that stay in the cache, and workers that do not wait for one another.
+"""Arrays -> counts, fast and without holding the interpreter's lock, so that workers do not wait for one another.
 
-numpy.bincount lets other threads run, which numpy.add.at does not: of two workers on a ResNet-50, the latter makes the
-sweep a quarter slower although it counts a single stream faster. The exact extremes are looked for only in a chunk
-whose bins say that it may hold a new one.
+The compiled loop (trtkit/calib/_counting.c) takes about 1 ns a value; where it was not compiled, numpy.bincount on chunks
+that stay in the cache does the same in about 1.7 ns (numpy.add.at counts as fast but holds the lock).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,32 +16,56 @@ from trtkit.ranges import ChannelSums, Histogram
 from trtkit.ranges.histogram import BIN_COUNT, UPPER_HALF
 from trtkit.tensors import Array
 
-__all__ = ["Counter", "Counts"]
+try:
+    from trtkit.calib._counting import count as _compiled
+except ImportError:
+    _compiled = None
 
+__all__ = ["Counter", "Counts", "count_with_numpy"]
+
+_LANES = 64  # scratch of the compiled loop, behind the bins
 _CHUNK = 1 << 17  # values: 512 KiB of float32 and 1 MiB of indices
-_NEGATIVE = 0x8000  # the first pattern with a sign
+
+CountInto = Callable[[NDArray[np.float32], NDArray[np.int64]], tuple[float, float]]
+
+
+def count_with_numpy(values: NDArray[np.float32], bins: NDArray[np.int64]) -> tuple[float, float]:
+    """Add a flat array to the counts by pattern; return its smallest and largest value.
+
+    Args:
+        values: Contiguous, at least one.
+        bins: Of shape (65536 + 64,), the last 64 unused.
+    """
+    low, high = math.inf, -math.inf
+    for start in range(0, values.size, _CHUNK):
+        chunk = values[start:start + _CHUNK]
+        counted = np.bincount(chunk.view(np.uint16)[UPPER_HALF::2])
+        bins[:counted.size] += counted
+        low, high = min(low, float(chunk.min())), max(high, float(chunk.max()))
+    return low, high
+
+
+_count: CountInto = _compiled or count_with_numpy
 
 
 class Counts:
     """Dense counts of one tensor, and its extremes so far. Pages that are never touched take no memory."""
 
     def __init__(self) -> None:
-        self.bins: NDArray[np.int64] = np.zeros(BIN_COUNT, np.int64)
+        self.bins: NDArray[np.int64] = np.zeros(BIN_COUNT + _LANES, np.int64)
         self.low, self.high = math.inf, -math.inf
 
-    def extend(self, chunk: NDArray[np.float32], counted: NDArray[np.int64]) -> bool:
-        """Let the extremes cover a chunk with these counts by pattern; return whether all of it is finite.
+    def add(self, values: Array) -> bool:
+        """Count an array, any shape, floating point; return whether all of it is finite.
 
-        Infinities and NaN have the largest patterns of their sign, so no chunk with one of them is passed over.
+        Counts after an array that is not finite are of no use.
         """
-        higher = self.high <= 0 or bool(counted[_pattern(self.high):_NEGATIVE].any())
-        lower = counted.size > _pattern(self.low) if self.low < 0 else self.low > 0 or counted.size > _NEGATIVE
-        most = float(chunk.max()) if higher else self.high
-        least = float(chunk.min()) if lower else self.low
-        if not (math.isfinite(least) and math.isfinite(most)):  # NaN comes through both
-            return False
-        self.low, self.high = min(self.low, least), max(self.high, most)
-        return True
+        flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
+        if not flat.size:
+            return True
+        low, high = _count(flat, self.bins)
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        return math.isfinite(low) and math.isfinite(high)  # infinities and NaN have the largest patterns
 
     def merge_into(self, other: Counts) -> None:
         """Add these counts to `other`."""
@@ -51,12 +75,7 @@ class Counts:
     def histogram(self) -> Histogram:
         """Return the sparse form."""
         empty = self.low > self.high
-        return Histogram.from_counts(self.bins, 0.0 if empty else self.low, 0.0 if empty else self.high)
-
-
-def _pattern(value: float) -> int:
-    """Return the bin of a value."""
-    return int(np.float32(value).view(np.uint32) >> 16)
+        return Histogram.from_counts(self.bins[:BIN_COUNT], 0.0 if empty else self.low, 0.0 if empty else self.high)
 
 
 class Counter:
@@ -65,26 +84,12 @@ class Counter:
     def __init__(self) -> None:
         self.tensors: dict[str, Counts] = {}
         self.channels: dict[str, ChannelSums] = {}
-        self._indices = np.empty(_CHUNK, np.intp)
 
     def add(self, name: str, values: Array) -> bool:
-        """Count an array, any shape, floating point; return whether all of it is finite.
-
-        Counts after an array that is not finite are of no use.
-        """
-        counts = self.tensors.get(name)
-        if counts is None:
-            counts = self.tensors[name] = Counts()
-        flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
-        for start in range(0, flat.size, _CHUNK):
-            chunk = flat[start:start + _CHUNK]
-            indices = self._indices[:chunk.size]
-            np.copyto(indices, chunk.view(np.uint16)[UPPER_HALF::2])
-            counted = np.bincount(indices)
-            counts.bins[:counted.size] += counted
-            if not counts.extend(chunk, counted):
-                return False
-        return True
+        """Count an array, any shape, floating point; return whether all of it is finite."""
+        if name not in self.tensors:
+            self.tensors[name] = Counts()
+        return self.tensors[name].add(values)
 
     def add_means(self, name: str, means: Array) -> None:
         """Add the channel means of a batch, shape (N, C, ...) with one position; what is not finite is left out."""

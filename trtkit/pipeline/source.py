@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from trtkit.graph import embed_preprocess, load_model, preset, rewrite
 from trtkit.pipeline.state import State
 from trtkit.progress import Progress
@@ -19,12 +21,11 @@ def export_step(state: State, progress: Progress) -> State:
     model = state.recipe.model
     if model.onnx is not None:
         return replace(state, model=load_model(model.onnx), preprocess=state.recipe.preprocess)
-    import torch
 
     from trtkit.export import ExportOptions, export_onnx, load_module
 
     path = state.recipe.work / "exported.onnx"
-    example = {model.input_name: torch.zeros(parse_shape(model.input))}
+    example = {model.input_name: np.zeros(parse_shape(model.input), np.float32)}
     options = ExportOptions(opset=min(each.target.opset for each in state.recipe.deployments),
                             batch=model.batch or None)
     exported = export_onnx(load_module(model.factory, model.weights), example, options, path=path, progress=progress)
