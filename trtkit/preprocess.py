@@ -105,6 +105,8 @@ class Preprocess:
             values = (pixels * gain - offset).astype(self.dtype)
         if self.layout == "nchw":
             values = values.transpose(2, 0, 1)
+        if self.dtype == "uint8":
+            return np.array(values[None], order="C")  # never a view of the caller's image
         return np.ascontiguousarray(values[None])
 
     def batch(self, images: Sequence[Array | Path | str]) -> Array:
