@@ -1,4 +1,4 @@
-"""FP32 ONNX + calibration table -> the ONNX that a target runs fastest: typed FP16, or INT8 with Q/DQ where it wants it."""
+"""FP32 ONNX + calibration table -> the ONNX that a target runs fastest: typed FP16, or INT8 with Q/DQ."""
 
 from trtkit.quant.lower import Lowered, check_lowered, lower
 from trtkit.quant.placement import PLACEMENTS, Placement

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto
 
 from trtkit.precision import NodeSelector
-from trtkit.quant.index import GraphIndex, as_tensor
+from trtkit.quant.index import GraphIndex, as_tensor, hide_initializers, node_name
 from trtkit.ranges import CalibrationTable
 from trtkit.tensors import Array
 
@@ -25,7 +25,8 @@ FP32_OPS = frozenset({
     "ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceProd", "CumSum",
     "Pow", "Exp", "Log", "Sqrt", "Reciprocal", "TopK", "NonMaxSuppression", "RoiAlign", "Range", "GridSample",
     "Constant", "ConstantOfShape", "EyeLike", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike",
-    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear",
+    "Bernoulli", "Multinomial", "HannWindow", "HammingWindow", "BlackmanWindow", "MelWeightMatrix",
+    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul",
 })
 """Operators kept in FP32: reductions and exponentials lose digits or overflow, coordinates and counts need them all."""
 
@@ -34,12 +35,13 @@ _FP32_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
 
 _LARGEST = 65504.0
 _SMALLEST = 2.0**-24
+_NOTHING = NodeSelector()
 _HEADROOM = 0.5
 """Calibration data shows a part of what will come: values above half of the largest float16 count as overflow."""
 
 
 def to_fp16(model: onnx.ModelProto, *, table: CalibrationTable | None = None,
-            keep: NodeSelector = NodeSelector()) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+            keep: NodeSelector = _NOTHING) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Return an FP16-typed copy of a model and the names of the float nodes that stayed in FP32.
 
     Args:
@@ -52,16 +54,17 @@ def to_fp16(model: onnx.ModelProto, *, table: CalibrationTable | None = None,
     """
     half = onnx.ModelProto()
     half.CopyFrom(model)
+    hide_initializers(half)
     index = GraphIndex(half)
-    kept = keep.select((node.name, node.op_type) for node in index.nodes)
+    kept = keep.select((node_name(node), node.op_type) for node in index.nodes)
     conversion = _Conversion(index)
     fp32_names = []
     for node in index.nodes:
         floats = [n for n in (*node.input, *node.output) if n and index.is_float(n)]
         if not floats:
             conversion.nodes.append(node)
-        elif node.name in kept or _delicate(index, node, floats, table):
-            fp32_names.append(node.name or node.output[0])
+        elif node_name(node) in kept or _delicate(index, node, floats, table):
+            fp32_names.append(node_name(node))
             conversion.keep(node)
         else:
             conversion.convert(node)
@@ -123,9 +126,10 @@ class _Conversion:
     def _made_half(self, node: Any, position: int, name: str) -> None:
         """Note that an output is FP16 now; an output of the graph, or what a subgraph reads, is cast back."""
         if name in self.index.outputs or name in self.index.captured:
-            node.output[position] = f"{name}_fp16"
-            self.forms[name, TensorProto.FLOAT16] = f"{name}_fp16"
-            self.nodes.append(_cast(f"{name}_fp16", name, TensorProto.FLOAT))
+            half = self.index.new_name(f"{name}_fp16")
+            node.output[position] = half
+            self.forms[name, TensorProto.FLOAT16] = half
+            self.nodes.append(_cast(half, name, TensorProto.FLOAT))
         else:
             self.halves.add(name)
 
@@ -135,7 +139,7 @@ class _Conversion:
         if native == wanted:
             return name
         if (name, wanted) not in self.forms:
-            made = f"{name}_fp16" if wanted == TensorProto.FLOAT16 else f"{name}_fp32"
+            made = self.index.new_name(f"{name}_fp16" if wanted == TensorProto.FLOAT16 else f"{name}_fp32")
             constant = self.index.constant(name)
             if constant is not None:
                 self.initializers[made] = as_tensor(made, constant.astype(np.float16))

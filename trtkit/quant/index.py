@@ -12,7 +12,10 @@ from onnx import numpy_helper
 from trtkit.errors import GraphError
 from trtkit.tensors import Array
 
-__all__ = ["GraphIndex", "subgraph_reads"]
+__all__ = ["GraphIndex", "as_tensor", "attribute", "hide_initializers", "node_name", "subgraph_reads"]
+
+
+_FIRST_IR_WITH_CONSTANTS = 4
 
 
 class GraphIndex:
@@ -36,7 +39,17 @@ class GraphIndex:
                 if name:
                     self.readers.setdefault(name, []).append((node, position))
             self.captured.update(subgraph_reads(node))
+        self._taken = {*self.initializers, *self.inputs, *self.outputs, *self.producer, *self.captured}
         self._types = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.output, *graph.value_info)}
+
+    def new_name(self, wanted: str) -> str:
+        """Return `wanted`, with a number behind it when a tensor is already called so, and reserve it."""
+        name, count = wanted, 0
+        while name in self._taken:
+            count += 1
+            name = f"{wanted}_{count}"
+        self._taken.add(name)
+        return name
 
     def constant(self, name: str) -> Array | None:
         """Return the value of an initializer, or None when `name` is not one."""
@@ -66,7 +79,7 @@ class GraphIndex:
         return reader if reader is not None and reader.op_type in op_types else None
 
     def clip_bounds(self, node: Any) -> tuple[float, float]:
-        """Return the bounds of a Relu or of a Clip with constant bounds; infinite where there is none or it is computed."""
+        """Return the bounds of a Relu or of a Clip; infinite where it has none or computes them."""
         if node.op_type == "Relu":
             return 0.0, float("inf")
         bounds = [-float("inf"), float("inf")]
@@ -75,8 +88,23 @@ class GraphIndex:
                 value = self.constant(node.input[position])
                 if value is None:
                     return -float("inf"), float("inf")
-                bounds[position - 1] = float(value)
+                bounds[position - 1] = float(value.item())
         return bounds[0], bounds[1]
+
+
+def node_name(node: Any) -> str:
+    """Return what to call a node: its name, or that of its first output when it has none."""
+    return str(node.name or node.output[0])
+
+
+def hide_initializers(model: onnx.ModelProto) -> None:
+    """Take the initializers out of the graph's inputs, in place: up to IR version 3 they had to be listed there."""
+    names = {tensor.name for tensor in model.graph.initializer}
+    inputs = [info for info in model.graph.input if info.name not in names]
+    if len(inputs) < len(model.graph.input):
+        del model.graph.input[:]
+        model.graph.input.extend(inputs)
+        model.ir_version = max(model.ir_version, _FIRST_IR_WITH_CONSTANTS)
 
 
 def attribute(node: Any, name: str, default: Any) -> Any:

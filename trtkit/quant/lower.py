@@ -13,8 +13,9 @@ from trtkit.graph.model import infer_shapes, model_bytes, upgrade_opset
 from trtkit.graph.run import run_model
 from trtkit.metrics import cosine, sqnr_db
 from trtkit.precision import Precision, QuantSpec
-from trtkit.quant.cache import cache_scales, format_cache
+from trtkit.quant.cache import cache_scales, cover_fused, format_cache
 from trtkit.quant.fp16 import to_fp16
+from trtkit.quant.index import GraphIndex
 from trtkit.quant.placement import get_placement
 from trtkit.quant.qdq import insert_qdq
 from trtkit.ranges import CalibrationTable
@@ -25,6 +26,8 @@ __all__ = ["Lowered", "LoweringCheck", "check_lowered", "lower"]
 
 _SMALLEST_OPSET = 13
 """Per-channel DequantizeLinear (ONNX 1.10)."""
+
+_DEFAULT = QuantSpec()
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Lowered:
 
 
 def lower(model: onnx.ModelProto, target: Target, precision: Precision, *, table: CalibrationTable | None = None,
-          spec: QuantSpec = QuantSpec()) -> Lowered:
+          spec: QuantSpec = _DEFAULT) -> Lowered:
     """Return a model as `target` runs it in `precision`.
 
     Args:
@@ -87,8 +90,9 @@ def lower(model: onnx.ModelProto, target: Target, precision: Precision, *, table
     if target.typing != "weak":
         return Lowered(target.name, precision, simulation, simulation, None, notes, target.is_tensorrt)
     if precision is Precision.INT8 and table is not None:
-        cache = format_cache(cache_scales(table, spec), target.tensorrt)
-        notes += ("on the board: plain ONNX, builder flag and calibration cache; accuracy here is of the explicit form",)
+        scales = cover_fused(GraphIndex(model), cache_scales(table, spec))
+        cache = format_cache(scales, target.tensorrt)
+        notes += ("on the board: plain ONNX, builder flag and calibration cache; accuracy here: its explicit form",)
     return Lowered(target.name, precision, model_bytes(model), simulation, cache, notes, as_written=True)
 
 
@@ -133,6 +137,6 @@ def check_lowered(reference: bytes, lowered: Lowered, samples: Iterable[Feeds], 
                 check = LoweringCheck(likeness, float(sqnr_db(value, actual[name])), name)
     if check.cosine < smallest_cosine:
         raise AccuracyError(f"{lowered.precision.value} for '{lowered.target}': output '{check.worst}' has a cosine of "
-                            f"{check.cosine:.4f} with FP32, below {smallest_cosine}. Calibrate on more and more typical "
-                            "data, try another estimator, or keep sensitive layers in float: [quantize] keep")
+                            f"{check.cosine:.4f} with FP32, below {smallest_cosine}. Calibrate on more, and more "
+                            "typical, data, try another estimator, or keep sensitive layers in float: [quantize] keep")
     return check

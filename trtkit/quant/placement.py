@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 
 from trtkit.errors import SpecError
-from trtkit.quant.index import GraphIndex, attribute
+from trtkit.quant.index import GraphIndex, attribute, node_name
+from trtkit.tensors import Array
 
-__all__ = ["PLACEMENTS", "OpKind", "Placement", "Points", "Weight", "get_placement", "is_depthwise", "place",
-           "weight_axis"]
+__all__ = ["PLACEMENTS", "OpKind", "Placement", "Points", "Weight", "get_placement", "has_bias", "is_depthwise",
+           "place", "row_bias", "weight_axis"]
 
 
 class OpKind(Enum):
@@ -52,10 +53,11 @@ class Placement:
         weight_max: Largest magnitude of an integer weight: 127, or 64 where products of 8-bit values would overflow
             the 16-bit accumulator (AVX2's vpmaddubsw).
         outputs: Outputs of quantized operators are quantized, too.
-        int32_bias: Biases are INT32 with scale s_x * s_w.
+        int32_bias: Biases are INT32 with scale s_x * s_w; a layer whose bias cannot be stays in floating point.
         narrowest_depthwise: Depthwise convolutions of fewer channels stay in floating point. They stand at the stem,
             have a few thousand weights, and their rounding noise is amplified by all that follows: the first one of
-            EfficientNet-Lite0 alone costs 2 points of agreement with FP32 on the symmetric grid (benchmarks/accuracy.py).
+            EfficientNet-Lite0 alone costs 2 points of agreement with FP32 on the symmetric grid
+            (benchmarks/accuracy.py).
     """
 
     name: str
@@ -77,7 +79,9 @@ class Placement:
 
 def _onnxruntime(name: str, activation: str, weight_max: int = 127) -> Placement:
     arithmetic = {op: OpKind.ARITHMETIC for op in ("Add", "Mul", "GlobalAveragePool", "AveragePool", "Concat")}
-    return Placement(name, MappingProxyType({**_WEIGHTED, **arithmetic, **_FOLLOWING}), activation, symmetric=False,
+    ops = {**_WEIGHTED, **arithmetic, **_FOLLOWING}
+    del ops["ConvTranspose"]  # it has no integer kernel there: rounding and no speed
+    return Placement(name, MappingProxyType(ops), activation, symmetric=False,
                      weight_max=weight_max, outputs=True, int32_bias=True)
 
 
@@ -109,13 +113,11 @@ class Weight:
         node: The node that reads it.
         position: Its input number.
         axis: Channel axis of the scales; None for one scale.
-        bias: Name of the node's constant bias, or "".
     """
 
     node: Any
     position: int
     axis: int | None
-    bias: str = ""
 
 
 @dataclass
@@ -147,9 +149,11 @@ def place(index: GraphIndex, placement: Placement, keep: set[str]) -> Points:
     points = Points()
     for node in index.nodes:
         kind = placement.ops.get(node.op_type)
-        if kind is None or node.name in keep or not index.is_float(node.output[0]):
+        if kind is None or node_name(node) in keep or not index.is_float(node.output[0]):
             continue
         if is_depthwise(index, node) and attribute(node, "group", 1) < placement.narrowest_depthwise:
+            continue
+        if kind is OpKind.WEIGHTED and placement.int32_bias and row_bias(index, node) is None:
             continue
         if kind is OpKind.WEIGHTED:
             _place_weighted(index, placement, node, points)
@@ -157,7 +161,7 @@ def place(index: GraphIndex, placement: Placement, keep: set[str]) -> Points:
             _place_residual(index, node, points)
     for node in index.nodes:
         kind = placement.ops.get(node.op_type)
-        if node.name in keep or not all(name in points.activations for name in _variables(index, node)):
+        if node_name(node) in keep or not _all_integer(index, node, points):
             continue
         if kind is OpKind.ARITHMETIC:
             _place_arithmetic(index, node, points)
@@ -165,6 +169,12 @@ def place(index: GraphIndex, placement: Placement, keep: set[str]) -> Points:
             points.activations[node.output[0]] = None
             points.same_scale[node.output[0]] = node.input[0]
     return points
+
+
+def _all_integer(index: GraphIndex, node: Any, points: Points) -> bool:
+    """Whether every input that is no constant is quantized, and there is one."""
+    variables = _variables(index, node)
+    return bool(variables) and all(points.activations.get(name, ()) is None for name in variables)
 
 
 def _variables(index: GraphIndex, node: Any) -> list[str]:
@@ -177,6 +187,24 @@ def is_depthwise(index: GraphIndex, node: Any) -> bool:
         return False
     weight = index.initializers.get(node.input[1])
     return weight is not None and weight.dims[1] == 1
+
+
+def row_bias(index: GraphIndex, node: Any) -> Array | None:
+    """Return a weighted node's bias as one value an output channel: (C,), or (1,) for all; 0 where there is none.
+
+    None where it is something else: computed, different from row to row of a Gemm, or in a Gemm with alpha or beta.
+    """
+    if attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "beta", 1.0) != 1.0:
+        return None
+    if not has_bias(node):
+        return np.zeros(1, np.float32)
+    bias = index.constant(node.input[2])
+    return bias.reshape(-1) if bias is not None and (bias.ndim < 2 or bias.shape[0] == 1) else None
+
+
+def has_bias(node: Any) -> bool:
+    """Whether a weighted node has a third input."""
+    return len(node.input) > 2 and bool(node.input[2])
 
 
 def weight_axis(node: Any, position: int, rank: int) -> int | None:
@@ -206,9 +234,8 @@ def _place_weighted(index: GraphIndex, placement: Placement, node: Any, points: 
         if value is None:
             _read(points, placement, name, node, position)
         elif np.size(value) > 1:
-            bias = node.input[2] if len(node.input) > 2 and index.constant(node.input[2]) is not None else ""
-            points.weights.append(Weight(node, position, weight_axis(node, position, value.ndim), bias))
-    if placement.outputs and node.op_type in ("Conv", "ConvTranspose"):
+            points.weights.append(Weight(node, position, weight_axis(node, position, value.ndim)))
+    if placement.outputs and node.op_type == "Conv":
         activation = index.activation_after(node, ("Relu", "Clip"))
         output = node.output[0] if activation is None else activation.output[0]
         points.activations[output] = None
@@ -234,8 +261,9 @@ def _place_residual(index: GraphIndex, node: Any, points: Points) -> None:
     names = list(node.input)
     if any(index.constant(name) is not None for name in names):
         return
-    fused = [name for name in names if name in index.producer and index.producer[name].op_type in ("Conv", "Gemm")
-             and index.only_reader(name) is node]
+    quantized = {id(weight.node) for weight in points.weights}
+    fused = [name for name in names if name in index.producer and id(index.producer[name]) in quantized
+             and index.producer[name].op_type in ("Conv", "Gemm") and index.only_reader(name) is node]
     if not fused:
         return
     position = names.index(fused[0]) ^ 1

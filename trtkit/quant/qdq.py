@@ -18,8 +18,8 @@ import onnx
 from trtkit.errors import CalibrationError
 from trtkit.precision import QuantSpec
 from trtkit.quant.bias import output_shift
-from trtkit.quant.index import GraphIndex, as_tensor, attribute
-from trtkit.quant.placement import Placement, Points, Weight, place
+from trtkit.quant.index import GraphIndex, as_tensor, hide_initializers, node_name
+from trtkit.quant.placement import Placement, Points, Weight, has_bias, place, row_bias
 from trtkit.quant.weights import quantize_weight
 from trtkit.ranges import CalibrationTable, estimate
 from trtkit.tensors import Array
@@ -98,8 +98,9 @@ def insert_qdq(model: onnx.ModelProto, table: CalibrationTable, placement: Place
     """
     quantized = onnx.ModelProto()
     quantized.CopyFrom(model)
+    hide_initializers(quantized)
     index = GraphIndex(quantized)
-    keep = spec.keep.select((node.name, node.op_type) for node in index.nodes)
+    keep = spec.keep.select((node_name(node), node.op_type) for node in index.nodes)
     points = place(index, placement, keep)
     insertion = _Insertion(index, placement, points,
                            {tensor: activation_grid(table, _root(points, tensor), placement, spec)
@@ -130,6 +131,7 @@ class _Insertion:
         self.initializers: dict[str, Any] = dict(index.initializers)
         self.dropped: set[int] = set()
         self.before: dict[str, list[Any]] = {}
+        self.shared: dict[tuple[str, int | None, bytes], str] = {}
         self.dtype = np.dtype(placement.activation)
 
     def absorb(self) -> int:
@@ -148,20 +150,21 @@ class _Insertion:
     def activation(self, tensor: str) -> None:
         """Put Q and DQ behind a tensor and let its readers read the result."""
         grid, readers = self.grids[tensor], self.points.activations[tensor]
-        source, result = tensor, f"{tensor}_dequantized"
+        source, result = tensor, ""
         if readers is None:
             readers = [(n, p) for n, p in self.index.readers.get(tensor, ()) if id(n) not in self.dropped]
             if (tensor in self.index.outputs or tensor in self.index.captured) and tensor in self.index.producer:
-                source, result = f"{tensor}_raw", tensor
+                source, result = self.index.new_name(f"{tensor}_raw"), tensor
                 producer = self.index.producer[tensor]
                 producer.output[list(producer.output).index(tensor)] = source
+        result = result or self.index.new_name(f"{tensor}_dequantized")
         for node, position in readers:
             node.input[position] = result
         scale = self._initializer(f"{tensor}_scale", np.asarray(grid.scale, np.float32))
         zero = self._initializer(f"{tensor}_zero_point", np.asarray(grid.zero_point, self.dtype))
-        pair = [_node("QuantizeLinear", [source, scale, zero], f"{tensor}_quantized"),
-                _node("DequantizeLinear", [f"{tensor}_quantized", scale, zero], result)]
-        self.before[source] = pair
+        integers = self.index.new_name(f"{tensor}_quantized")
+        self.before[source] = [_node("QuantizeLinear", [source, scale, zero], integers),
+                               _node("DequantizeLinear", [integers, scale, zero], result)]
 
     def weight(self, weight: Weight) -> None:
         """Replace a constant operand by DQ over integers, and the bias too where the runtime wants it in INT32."""
@@ -169,58 +172,44 @@ class _Insertion:
         value = self.index.constant(name)
         assert value is not None
         grid = self.grids.get(node.input[0])
-        bias = self.index.constant(weight.bias) if weight.bias else None
-        to_int32 = self.placement.int32_bias and grid is not None and _plain(node)
-        floor: Array = np.zeros(1, np.float32)
-        if to_int32 and grid is not None and bias is not None:
-            floor = np.abs(bias) / (grid.scale * _BIAS_STEPS)
-            floor = floor if axis is not None and floor.shape == (value.shape[axis],) else floor.max(keepdims=True)
+        bias = row_bias(self.index, node) if weight.position == 1 and node.op_type != "MatMul" else None
+        step = grid.scale if self.placement.int32_bias and grid is not None else None
         integers = quantize_weight(value, axis, largest=self.placement.weight_max,
-                                   smallest_scale=floor if axis is not None else floor.max())
-        node.input[weight.position] = self._dequantized(name, node, integers.values, integers.scale, integers.axis)
-        if self.correct and weight.position == 1 and _plain(node):
-            bias = self._corrected(weight, bias, integers.dequantized() - value)
-        if bias is None or bias.ndim != 1:
+                                   smallest_scale=_smallest_scale(bias, step, per_channel=axis is not None))
+        node.input[weight.position] = self._dequantized(name, integers.values, integers.scale, axis)
+        if bias is None:
             return
-        if to_int32 and grid is not None:
-            scale = (integers.scale * grid.scale).astype(np.float32)
+        if self.correct:
+            bias = bias - self._mean_error(weight, integers.dequantized() - value)
+        if not has_bias(node) and not bias.any():
+            return
+        if step is not None:
+            scale = (integers.scale * step).astype(np.float32)
             steps = np.rint(bias.astype(np.float64) / scale).astype(np.int32)
-            self._set_bias(node, self._dequantized(f"{node.output[0]}_bias", node, steps, scale,
-                                                   0 if scale.ndim else None))
+            _set_bias(node, self._dequantized(f"{node.output[0]}_bias", steps, scale, 0 if scale.ndim else None))
         elif self.correct:
-            self._set_bias(node, self._initializer(f"{node.output[0]}_bias", bias.astype(np.float32)))
+            _set_bias(node, self._initializer(f"{node.output[0]}_bias", bias.astype(np.float32)))
 
-    def _corrected(self, weight: Weight, bias: Array | None, error: Array) -> Array | None:
-        """Return the bias without the mean error of the quantized weights; as it was where the means are not known."""
+    def _mean_error(self, weight: Weight, error: Array) -> Array:
+        """Return the mean output error of the quantized weights; 0 where the means of the input are not known."""
         means = self.table.channel_means(self.sources[weight.node.output[0]])
-        if means is None or weight.node.op_type == "MatMul" or (bias is not None and bias.ndim != 1):
-            return bias
-        shift = output_shift(weight.node, error, means)
-        return -shift if bias is None else bias - shift
+        return np.zeros(1, np.float32) if means is None else output_shift(weight.node, error, means)
 
-    def _set_bias(self, node: Any, name: str) -> None:
-        if len(node.input) > 2:
-            node.input[2] = name
-        else:
-            node.input.append(name)
-
-    def _dequantized(self, name: str, node: Any, values: Array, scale: Array, axis: int | None) -> str:
-        """Return the name of DQ(values); what two nodes share with equal scales is stored once."""
-        stem = name
-        known = self.initializers.get(f"{stem}_scale")
-        if known is not None and known.SerializeToString() != as_tensor(f"{stem}_scale", scale).SerializeToString():
-            stem = f"{name}_{node.output[0]}"
-        result = f"{stem}_dequantized"
-        if f"{stem}_scale" not in self.initializers:
-            inputs = [self._initializer(f"{stem}_quantized", values), self._initializer(f"{stem}_scale", scale),
-                      self._initializer(f"{stem}_zero_point", np.zeros(scale.shape, values.dtype))]
-            dequantize = _node("DequantizeLinear", inputs, result)
+    def _dequantized(self, name: str, values: Array, scale: Array, axis: int | None) -> str:
+        """Return the name of DQ(values); what several nodes share on the same grid is stored once."""
+        key = (name, axis, scale.tobytes())
+        if key not in self.shared:
+            inputs = [self._initializer(f"{name}_quantized", values), self._initializer(f"{name}_scale", scale),
+                      self._initializer(f"{name}_zero_point", np.zeros(scale.shape, values.dtype))]
+            dequantize = _node("DequantizeLinear", inputs, self.index.new_name(f"{name}_dequantized"))
             if axis is not None:
                 dequantize.attribute.append(onnx.helper.make_attribute("axis", axis))
             self.before.setdefault("", []).append(dequantize)
-        return result
+            self.shared[key] = dequantize.output[0]
+        return self.shared[key]
 
-    def _initializer(self, name: str, value: Array) -> str:
+    def _initializer(self, wanted: str, value: Array) -> str:
+        name = self.index.new_name(wanted)
         self.initializers[name] = as_tensor(name, value)
         return name
 
@@ -243,9 +232,19 @@ class _Insertion:
         graph.initializer.extend(kept)
 
 
-def _plain(node: Any) -> bool:
-    """Whether a Gemm is alpha = beta = 1, the only form that ONNX Runtime computes in integers; others are."""
-    return bool(attribute(node, "alpha", 1.0) == 1.0 and attribute(node, "beta", 1.0) == 1.0)
+def _smallest_scale(bias: Array | None, step: np.float32 | None, *, per_channel: bool) -> Array | float:
+    """Return the smallest weight scales with which an INT32 bias of steps s_x * s_w holds the bias; 0 without one."""
+    if bias is None or step is None:
+        return 0.0
+    floor: Array = np.maximum(np.abs(bias) / _BIAS_STEPS, np.finfo(np.float32).tiny) / step
+    return floor if per_channel else float(floor.max())
+
+
+def _set_bias(node: Any, name: str) -> None:
+    if len(node.input) > 2:
+        node.input[2] = name
+    else:
+        node.input.append(name)
 
 
 def _node(op_type: str, inputs: list[str], output: str) -> Any:

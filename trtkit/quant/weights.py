@@ -50,8 +50,8 @@ def quantize_weight(weight: Array, axis: int | None, *, largest: int = 127,
     """
     rows = weight.reshape(1, -1) if axis is None else np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
     amax = np.abs(rows).max(axis=1)
-    amax[amax == 0] = largest  # an all-zero channel: any positive scale will do
-    best_scale = np.empty_like(amax)
+    amax[amax < np.finfo(np.float32).tiny * 256] = largest  # (nearly) all zero: its scale would not be a normal float32
+    best_scale = amax / largest
     best_error = np.full(len(rows), np.inf, np.float32)
     for shrink in _SHRINK:
         scale = amax * (shrink / largest)
