@@ -42,8 +42,9 @@ class Lowered:
             on the weak path, where builder flags and the cache make the difference.
         cache: Calibration cache of the weak INT8 path, else None.
         notes: What was done, for people.
-        as_written: `simulation` must run without graph optimizations. ONNX Runtime 1.32 drops a Clip(0, 6) in front of
-            a symmetric INT8 Q when the Conv before it stays in float, and then computes something else than TensorRT.
+        as_written: `simulation` must run without graph optimizations. Between DQ and Q, an activation function aside,
+            ONNX Runtime 1.32 rounds float weights to INT8 with a single scale and float biases to INT32 with the scale
+            s_x * s_w, which overflows where a channel's weights are tiny; TensorRT computes with them as they are.
     """
 
     target: str

@@ -20,6 +20,7 @@ from trtkit.precision import QuantSpec
 from trtkit.quant.bias import output_shift
 from trtkit.quant.index import GraphIndex, as_tensor, hide_initializers, node_name
 from trtkit.quant.placement import Placement, Points, Weight, has_bias, place, row_bias
+from trtkit.quant.shield import endangered_bias, exact_steps
 from trtkit.quant.weights import quantize_weight
 from trtkit.ranges import CalibrationTable, estimate
 from trtkit.tensors import Array
@@ -107,6 +108,8 @@ def insert_qdq(model: onnx.ModelProto, table: CalibrationTable, placement: Place
                             for tensor in points.activations}, table, correct=spec.bias_correction)
     for weight in points.weights:
         insertion.weight(weight)
+    if placement.int32_bias:
+        insertion.shield()
     absorbed = insertion.absorb()
     for tensor in points.activations:
         insertion.activation(tensor)
@@ -189,6 +192,15 @@ class _Insertion:
             _set_bias(node, self._dequantized(f"{node.output[0]}_bias", steps, scale, 0 if scale.ndim else None))
         elif self.correct:
             _set_bias(node, self._initializer(f"{node.output[0]}_bias", bias.astype(np.float32)))
+
+    def shield(self) -> None:
+        """Keep ONNX Runtime from rounding the weights of the layers that stay in float behind a DQ."""
+        quantized = {id(weight.node) for weight in self.points.weights}
+        for node in self.index.nodes:
+            if id(node) not in quantized and node.input and node.input[0] in self.points.activations:
+                bias = endangered_bias(self.index, node)
+                if bias is not None:
+                    _set_bias(node, self._dequantized(f"{node.output[0]}_bias", *exact_steps(bias), 0))
 
     def _mean_error(self, weight: Weight, error: Array) -> Array:
         """Return the mean output error of the quantized weights; 0 where the means of the input are not known."""
