@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+INSTALLED := pyproject.toml setup.py $(wildcard trtkit/*/*.c)
 INSTALL := $(BIN)/pip --disable-pip-version-check install -qq --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -12,7 +13,7 @@ INSTALL := $(BIN)/pip --disable-pip-version-check install -qq --constraint const
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.demo ## Deploy a pretrained EfficientNet-Lite0 to five targets and classify photographs
+demo: $(VENV)/.demo ## Deploy a pretrained EfficientNet-Lite0 to several targets and classify photographs
 	@$(BIN)/python demo/run.py
 
 test: lint ## Check style, types and imports, then run the tests; TESTS="tests/graph -x" for a part
@@ -40,8 +41,8 @@ constraints: ## Renew constraints.txt with the newest versions that fit together
 	@echo "Wrote constraints.txt. Run: make test"
 
 clean: ## Remove the environment, caches and what the demo wrote
-	@rm -rf $(VENV) .venv-constraints build dist demo/out *.egg-info .cache .hypothesis .mypy_cache .ruff_cache \
-		.pytest_cache .import_linter_cache
+	@rm -rf $(VENV) .venv-constraints build dist demo/out *.egg-info trtkit/*/*.so .cache .hypothesis .mypy_cache \
+		.ruff_cache .pytest_cache .import_linter_cache
 
 $(BIN)/pip:
 	@echo "Creating $(VENV)"
@@ -54,12 +55,12 @@ $(VENV)/.torch: constraints.txt | $(BIN)/pip
 	@$(INSTALL) "$$(grep -o '^torch==[0-9.]*' constraints.txt)"
 	@touch $@
 
-$(VENV)/.demo: pyproject.toml constraints.txt $(VENV)/.torch
+$(VENV)/.demo: $(INSTALLED) constraints.txt $(VENV)/.torch
 	@echo "Installing what the demo needs into $(VENV)"
 	@$(INSTALL) --editable '.[demo]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.torch
+$(VENV)/.dev: $(INSTALLED) constraints.txt $(VENV)/.torch
 	@echo "Installing what the tests need into $(VENV)"
 	@$(INSTALL) --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
