@@ -49,10 +49,10 @@ def test_activation_after_finds_the_listed_operators_only(make: Make) -> None:
     pytest.param("Clip(x, zero, six)", (0, 6), id="both"),
     pytest.param("Clip(x, , six)", (-np.inf, 6), id="upper"),
     pytest.param("Clip(x, zero)", (0, np.inf), id="lower"),
-    pytest.param("Clip(x, zero, most)", (-np.inf, np.inf), id="computed"),
+    pytest.param("Clip(x, zero, most)", None, id="computed"),
     pytest.param("Clip(x, zero, vector)", (0, 6), id="bound-of-shape-1"),
 ])
-def test_clip_bounds(make: Make, node: str, bounds: tuple[float, float]) -> None:
+def test_clip_bounds(make: Make, node: str, bounds: tuple[float, float] | None) -> None:
     index = GraphIndex(make(f"g (float[2] x, float most) => (float[2] y) {{ y = {node} }}", zero=0.0, six=6.0,
                             vector=np.array([6.0])))
     assert index.clip_bounds(index.nodes[0]) == bounds

@@ -32,7 +32,7 @@ def conv(channels_in: int, channels_out: int, group: int = 1, kernel: int = 1) -
 
 
 def test_get_placement_names_them_all_when_one_is_unknown() -> None:
-    with pytest.raises(SpecError, match="'tpu' is unknown.*tensorrt, onnxruntime-u8"):
+    with pytest.raises(SpecError, match=r"'tpu' is unknown.*tensorrt, onnxruntime-u8"):
         get_placement("tpu")
 
 

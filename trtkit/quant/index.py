@@ -78,8 +78,8 @@ class GraphIndex:
         reader = self.only_reader(node.output[0])
         return reader if reader is not None and reader.op_type in op_types else None
 
-    def clip_bounds(self, node: Any) -> tuple[float, float]:
-        """Return the bounds of a Relu or of a Clip; infinite where it has none or computes them."""
+    def clip_bounds(self, node: Any) -> tuple[float, float] | None:
+        """Return the bounds of a Relu or of a Clip, infinite where it has none; None when one is computed."""
         if node.op_type == "Relu":
             return 0.0, float("inf")
         bounds = [-float("inf"), float("inf")]
@@ -87,7 +87,7 @@ class GraphIndex:
             if len(node.input) > position and node.input[position]:
                 value = self.constant(node.input[position])
                 if value is None:
-                    return -float("inf"), float("inf")
+                    return None
                 bounds[position - 1] = float(value.item())
         return bounds[0], bounds[1]
 

@@ -141,9 +141,9 @@ class _Insertion:
         """Drop the Relu and Clip nodes whose bounds the saturation of their output's Q keeps anyway."""
         for tensor, activation in self.points.absorbed.items():
             low, high = self.grids[tensor].range
-            clip_low, clip_high = self.index.clip_bounds(activation)
+            bounds = self.index.clip_bounds(activation)
             slack = 1e-6 * max(abs(low), abs(high))
-            if clip_low <= low + slack and high - slack <= clip_high:
+            if bounds is not None and bounds[0] <= low + slack and high - slack <= bounds[1]:
                 producer = self.index.producer[activation.input[0]]
                 producer.output[0] = tensor
                 self.index.producer[tensor] = producer
