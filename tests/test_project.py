@@ -95,7 +95,7 @@ def test_constraints_pin_what_the_extras_name_and_torch_on_every_python() -> Non
     header, *lines = (ROOT / "constraints.txt").read_text().splitlines()
     assert header.startswith("#")
     assert lines == sorted(lines, key=lambda line: line.partition("=")[0])
-    pins = dict(re.fullmatch(r'([a-z0-9-]+)==([^;+ ]+(?:; python_version >= "3\.11")?)', line).groups()  # type: ignore
+    pins = dict(re.fullmatch(r'([a-z0-9-]+)==([^;+ ]+(?:; python_version >= "3\.\d+")?)', line).groups()  # type: ignore
                 for line in lines)
     assert ";" not in pins["torch"]
     extras = PYPROJECT["project"]["optional-dependencies"]
