@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 __all__ = ["STEPS", "Candidate", "Deployed", "State", "deploy"]
 
-_HOMES = {"STEPS": "deployment", "Deployed": "deployment", "deploy": "deployment", "Candidate": "state", "State": "state"}
+_HOMES = {"STEPS": "deployment", "Deployed": "deployment", "deploy": "deployment",
+          "Candidate": "state", "State": "state"}
 
 
 def __getattr__(name: str) -> Any:

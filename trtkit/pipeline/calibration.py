@@ -9,6 +9,7 @@ from trtkit.calib import DataSource, audit, calibrate, open_data
 from trtkit.errors import CalibrationError, SpecError
 from trtkit.graph import fingerprint, model_inputs
 from trtkit.pipeline.state import State
+from trtkit.precision import Precision
 from trtkit.progress import Progress
 from trtkit.ranges import CalibrationTable
 from trtkit.tensors import TensorSpec
@@ -19,14 +20,15 @@ logger = logging.getLogger(__name__)
 
 
 def calibrate_step(state: State, progress: Progress) -> State:
-    """Sweep once over the data; an interrupted sweep goes on where it stopped. Nothing to do without INT8 or data."""
+    """Sweep once over the data; an interrupted sweep goes on where it stopped. Nothing to do where all is FP32."""
     sweep = state.recipe.calibrate
-    if sweep is None:
+    precisions = {precision for each in state.recipe.deployments for precision in each.precisions}
+    if sweep is None or precisions == {Precision.FP32}:  # FP16 reads from the table what overflows
         return state
     data = source_of(state, sweep.data, sweep.limit)
     path = state.recipe.work / "calibration.table"
     part = path.with_name(f"{path.name}.part")
-    table = _kept(state, data)
+    kept = table = _kept(state, data)
     if table is None:
         try:
             table = calibrate(state.graph, data, batch=sweep.batch, checkpoint=part, progress=progress)
@@ -37,7 +39,8 @@ def calibrate_step(state: State, progress: Progress) -> State:
             table = calibrate(state.graph, data, batch=sweep.batch, checkpoint=part, progress=progress)
         table.save(path)
         part.unlink(missing_ok=True)
-    notes = [f"Calibrated on {table.samples} samples, {len(table.tensors)} tensors"]
+    notes = [f"Calibrated on {table.samples} samples, {len(table.tensors)} tensors"
+             + (" in an earlier run; nothing changed since" if kept is not None else "")]
     if data.unreadable:
         notes.append(f"Unreadable, left out of the calibration: {', '.join(data.unreadable)}")
     notes += [f"{finding.severity.value}: {finding.tensor} {finding.message}. {finding.fix}"

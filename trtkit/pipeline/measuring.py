@@ -7,6 +7,7 @@ there, or that loses more accuracy than the recipe allows, does not go into the 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from trtkit.evaluate import Accuracy, Task, evaluate
 from trtkit.graph import model_bytes
@@ -15,7 +16,7 @@ from trtkit.pipeline.state import Candidate, State
 from trtkit.precision import Precision
 from trtkit.progress import Progress
 from trtkit.recipe import EvaluateSection
-from trtkit.runtime.bench import bench, paired, random_feeds
+from trtkit.runtime.bench import BenchResult, bench, paired, random_feeds
 from trtkit.runtime.ort import OrtSession
 from trtkit.runtime.probe import probe_device
 
@@ -59,11 +60,14 @@ def measure_step(state: State, progress: Progress) -> State:
     device = probe_device()
     here = [each for each in state.candidates if each.target.runs_on(device.machine, device.cpu_flags)]
     measured: dict[int, Candidate] = {}
+    latencies: dict[Path, BenchResult] = {}  # equal models of several targets share a file, and a latency
     notes = list(state.notes)
     for done, each in enumerate(here):
         progress("Measuring", done, len(here))
         full = next(c for c in here if c.target == each.target and c.precision is Precision.FP32)
-        with_times = _measured(each, full)
+        if each.model not in latencies:
+            latencies[each.model] = _latency(each)
+        with_times = _against_full(replace(each, latency=latencies[each.model]), full)
         if with_times.dropped and not each.dropped:
             notes.append(f"{each} is left out: it {with_times.dropped}")
         measured[id(each)] = with_times
@@ -93,17 +97,24 @@ def _lost_points(accuracy: Accuracy, reference: Accuracy, agreement: float) -> f
     return 100 * (1 - agreement)
 
 
-def _measured(each: Candidate, full: Candidate) -> Candidate:
+def _latency(each: Candidate) -> BenchResult:
     session = OrtSession(each.model)
-    feeds = random_feeds(session.inputs)
-    latency = bench(session, feeds, seconds=1.5, size_bytes=each.size_bytes)
-    if each is full:
+    try:
+        return bench(session, random_feeds(session.inputs), seconds=1.5, size_bytes=each.size_bytes)
+    finally:
         session.close()
-        return replace(each, latency=latency)
-    baseline = OrtSession(full.model)
-    speedup = paired(baseline, session, feeds)
-    session.close()
-    baseline.close()
+
+
+def _against_full(each: Candidate, full: Candidate) -> Candidate:
+    """Return the candidate with its speed over FP32, dropped when it is not faster; FP32 itself as it is."""
+    if each.precision is Precision.FP32:
+        return each
+    session, baseline = OrtSession(each.model), OrtSession(full.model)
+    try:
+        speedup = paired(baseline, session, random_feeds(session.inputs))
+    finally:
+        session.close()
+        baseline.close()
     slow = "" if speedup.b_is_faster else (f"is not faster than FP32 here: {speedup.ratio:.2f}x "
                                            f"({speedup.low:.2f} to {speedup.high:.2f})")
-    return replace(each, latency=latency, speedup=speedup, dropped=each.dropped or slow)
+    return replace(each, speedup=speedup, dropped=each.dropped or slow)

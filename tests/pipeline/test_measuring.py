@@ -1,0 +1,131 @@
+"""Who goes into the bundle: never slower than FP32 where this machine can tell, never worse than the recipe allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+import trtkit
+from trtkit.bundle import open_bundle
+from trtkit.errors import SpecError
+from trtkit.pipeline import Deployed, deploy, measuring
+from trtkit.precision import Precision
+from trtkit.recipe import Recipe
+from trtkit.runtime.bench import bench, paired
+from trtkit.runtime.probe import probe_device
+from trtkit.target import get_target
+
+WriteRecipe = Callable[..., Recipe]
+
+
+def _precisions(deployed: Deployed) -> list[str]:
+    return [f"{a.target} {a.precision.value}" for a in deployed.manifest.artifacts]
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A CPU target that this machine counts as, whatever it is."""
+    device = probe_device()
+    flags = frozenset({*device.cpu_flags, "avx2", "avx512_vnni"})
+    monkeypatch.setattr(measuring, "probe_device", lambda: replace(device, machine="x86_64", cpu_flags=flags))
+    return "x86-vnni"
+
+
+@pytest.mark.usefixtures("slower")
+def test_int8_is_left_out_with_a_note_when_it_is_not_faster(recipe_of: WriteRecipe, here: str) -> None:
+    deployed = deploy(recipe_of({here: ["int8"], "pi5": ["int8"]}))
+    assert _precisions(deployed) == [f"{here} fp32", "pi5 fp32", "pi5 int8"]  # no Pi is here, so nothing is known of it
+    note = f"{here} int8 is left out: it is not faster than FP32 here: 0.80x (0.70 to 0.90)"
+    assert note in deployed.notes
+    assert deployed.manifest.provenance["left_out"] == {
+        f"{here} int8": "is not faster than FP32 here: 0.80x (0.70 to 0.90)"}
+    with trtkit.open(deployed.recipe.output, device="cpu", target=here) as session:
+        assert session.choice.artifact.precision is Precision.FP32
+
+
+@pytest.mark.usefixtures("faster")
+def test_int8_goes_in_with_its_speed_when_it_is_faster(recipe_of: WriteRecipe, here: str) -> None:
+    deployed = deploy(recipe_of({here: ["int8"]}))
+    full, int8 = deployed.manifest.artifacts
+    assert (full.precision, int8.precision) == (Precision.FP32, Precision.INT8)
+    assert int8.measurements["speedup_over_fp32"] == 2.0
+    assert int8.measurements["speedup_interval"] == [1.8, 2.2]
+    assert "speedup_over_fp32" not in full.measurements
+    assert full.measurements["p50_ms"] > 0
+
+
+@pytest.mark.usefixtures("faster")
+def test_equal_models_of_two_targets_have_one_latency(recipe_of: WriteRecipe, here: str) -> None:
+    deployed = deploy(recipe_of({here: ["fp32"], "x86-avx2": ["fp32"]}))
+    first, second = deployed.manifest.artifacts
+    assert first.file == second.file
+    assert first.measurements["p50_ms"] == second.measurements["p50_ms"]
+
+
+def test_int8_is_compared_with_fp32_by_running_both(recipe_of: WriteRecipe, here: str,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "paired", partial(paired, seconds=0.2))
+    monkeypatch.setattr(measuring, "bench", lambda session, feeds, seconds, **more: bench(session, feeds, iterations=5))
+    deployed = deploy(recipe_of({here: ["int8"]}, evaluate=None))
+    full, int8 = deployed.candidates
+    assert full.speedup is None
+    assert int8.speedup is not None
+    assert int8.speedup.low <= int8.speedup.ratio <= int8.speedup.high
+    assert bool(int8.dropped) == (int8.speedup.low <= 1.0)
+
+
+def _broken_int8(recipe_of: WriteRecipe, monkeypatch: pytest.MonkeyPatch, targets: dict[str, list[str]],
+                 **changes: object) -> Recipe:
+    """Return a recipe whose INT8 models get a few samples wrong: their scores come out in another order."""
+    real = measuring._accuracy
+
+    def wrong(state, section, model, as_written, progress):  # type: ignore[no-untyped-def]
+        found = real(state, section, model, as_written, progress)
+        if b"QuantizeLinear" not in model:
+            return found
+        scores = found.scores.copy()
+        scores[:4] = -scores[:4]
+        return replace(found, scores=scores, top1=None if found.top1 is None else found.top1 - 4 / 12)
+
+    monkeypatch.setattr(measuring, "_accuracy", wrong)
+    return recipe_of(targets, **changes)
+
+
+def test_a_lowering_that_loses_too_much_is_left_out(recipe_of: WriteRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = _broken_int8(recipe_of, monkeypatch, {"pi5": ["int8"], "jetson-orin-jp6": ["fp16", "int8"]},
+                          evaluate={"data": "labelled", "max_drop": 10})
+    deployed = deploy(recipe)
+    assert _precisions(deployed) == ["pi5 fp32", "jetson-orin-jp6 fp16"]
+    lost = [note for note in deployed.notes if "left out" in note]
+    assert len(lost) == 2
+    assert "pi5 int8 is left out: it loses" in lost[0]
+    assert "more than max_drop 10.0" in lost[0]
+    with open_bundle(recipe.output) as bundle:
+        assert set(bundle.manifest.provenance["left_out"]) == {"pi5 int8", "jetson-orin-jp6 int8"}
+
+
+def test_agreement_counts_where_there_are_no_labels(recipe_of: WriteRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = _broken_int8(recipe_of, monkeypatch, {"pi5": ["int8"]}, evaluate={"data": "photos", "max_drop": 10})
+    deployed = deploy(recipe)
+    assert deployed.reference_top1 is None
+    assert _precisions(deployed) == ["pi5 fp32"]
+
+
+def test_nothing_left_is_an_error_that_names_all(recipe_of: WriteRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = _broken_int8(recipe_of, monkeypatch, {"jetson-orin-jp6": ["int8"], "orin-dla": ["int8"]},
+                          evaluate={"data": "labelled", "max_drop": 0})
+    recipe.output.write_bytes(b"an older bundle")
+    with pytest.raises(SpecError, match=r"No candidate is left for the bundle: jetson-orin-jp6 int8 loses .*; "
+                                        r"orin-dla int8 loses .* Allow more with \[evaluate\] max_drop"):
+        deploy(recipe)
+    assert recipe.output.read_bytes() == b"an older bundle"
+
+
+@pytest.mark.usefixtures("faster")
+def test_every_target_that_this_machine_is_one_of_gets_a_latency(recipe_of: WriteRecipe, here: str) -> None:
+    deployed = deploy(recipe_of({here: ["fp32"], "pi5": ["fp32"]}))
+    assert [each.latency is not None for each in deployed.candidates] == [True, False]
+    assert get_target("pi5").runs_on("aarch64", frozenset({"asimddp"}))
