@@ -28,7 +28,7 @@ lint: $(VENV)/.dev ## Check style, types and imports
 	@echo "lint-imports"
 	@$(BIN)/lint-imports
 
-bench: $(VENV)/.dev ## List the benchmarks, or run one: make bench RUN=benchmarks/calibration.py
+bench: $(if $(RUN),$(VENV)/.dev) ## List the benchmarks, or run one: make bench RUN=benchmarks/calibration.py
 	@$(if $(RUN),$(BIN)/python $(RUN),awk 'FNR == 1 {gsub(/"""/, ""); printf "%-36s %s\n", FILENAME, $$0}' benchmarks/*.py)
 
 constraints: ## Renew constraints.txt with the newest versions that fit together; torch keeps its pin
