@@ -5,8 +5,8 @@
 Claims, batch 1: ResNet-50 at least 2.8 times as fast as FP32, MobileNetV2 and EfficientNet-Lite0 at least 1.7 times.
 
 ResNet-50 and MobileNetV2 come from their transformers configurations with random weights and randomised BatchNorm
-statistics (speed does not depend on the values); Lite0 is the trained one. ONNX Runtime's recipe is the fastest that its
-documentation names for x86: UINT8 activations, INT8 weights per channel, Q/DQ, after its own pre-processing. Two
+statistics (speed does not depend on the values); Lite0 is the trained one. ONNX Runtime's recipe is the fastest that
+its documentation names for x86: UINT8 activations, INT8 weights per channel, Q/DQ, after its own pre-processing. Two
 models are measured in turns (trtkit.runtime.bench.paired); the ratio has a 95 % interval.
 """
 

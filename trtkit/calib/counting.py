@@ -1,7 +1,7 @@
 """Arrays -> counts, fast and without holding the interpreter's lock, so that workers do not wait for one another.
 
-The compiled loop (trtkit/calib/_counting.c) takes about 1 ns a value; where it was not compiled, numpy.bincount on chunks
-that stay in the cache does the same in about 1.7 ns (numpy.add.at counts as fast but holds the lock).
+The compiled loop (trtkit/calib/_counting.c) takes about 1 ns a value; where it was not compiled, numpy.bincount on
+chunks that stay in the cache does the same in about 1.7 ns (numpy.add.at counts as fast but holds the lock).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Where quantization goes on each runtime, as data: one Placement a rule set, one OpRule an operator.
 
-TensorRT (explicit quantization; tensorrt-facts: NvInfer.h IQuantizeLayer, Q/DQ placement recommendations):
+TensorRT (NvInfer.h, IQuantizeLayer; developer guide, explicit quantization, Q/DQ placement recommendations):
   inputs of weighted layers are quantized, outputs are not, so Conv + activation (+ Add) fuse and requantize at the
   next Q;
   of a residual Add only the skip branch is quantized; biases stay float; zero points are 0 and INT8.
