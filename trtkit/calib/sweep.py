@@ -24,7 +24,7 @@ from trtkit.calib.counting import Counter, Counts
 from trtkit.calib.observed import Observed, find_observed
 from trtkit.calib.observing_session import ObservingSession, open_observing_session
 from trtkit.calib.sample import DataSource, Sample
-from trtkit.errors import CalibrationError, GraphError
+from trtkit.errors import CalibrationError, GraphError, SpecError
 from trtkit.graph import fingerprint, load_model, model_inputs
 from trtkit.progress import Progress, silent
 from trtkit.ranges import CalibrationTable, Histogram
@@ -170,7 +170,10 @@ class _Sweep:
             self._counters.append(self._local.counter)
         counter: Counter = self._local.counter
         feeds = _stack(samples)
-        self._check(feeds)
+        try:
+            self._check(feeds)
+        except SpecError as err:
+            raise SpecError(f"Sample '{samples[0].name}': {err}") from err
         for name in self._inputs:
             if not counter.add(name, feeds[name]):
                 raise _not_finite(samples, name, feeds[name], "the data itself, not the model")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trtkit.calib.sample import DataSource
+from trtkit.calib.sample import DataSource, Sample
 from trtkit.calib.sources.iterable import IterableSource
-from trtkit.errors import CalibrationError
+from trtkit.errors import CalibrationError, TrtkitError
 from trtkit.preprocess import Preprocess
 from trtkit.tensors import TensorSpec
 
@@ -29,6 +31,19 @@ class _FunctionSource(IterableSource):
 
     path: Path
 
+    def samples(self, start: int = 0) -> Iterator[Sample]:
+        samples = super().samples(start)
+        while True:
+            try:
+                sample = next(samples)
+            except StopIteration:
+                return
+            except TrtkitError:
+                raise
+            except Exception as err:
+                raise _fault(self.name, self.path, err) from err
+            yield sample
+
     def fingerprint(self) -> str:
         return hashlib.sha256(self.path.read_bytes() + super().fingerprint().encode()).hexdigest()[:16]
 
@@ -37,7 +52,7 @@ def open_function(source: str, input: TensorSpec, preprocess: Preprocess | None,
     """Return the samples that a function without arguments returns or yields; its file is run.
 
     Raises:
-        CalibrationError: There is no such file or function.
+        CalibrationError: There is no such file or function, or it raises an exception of its own.
     """
     match = _PATTERN.fullmatch(str(source))
     assert match is not None
@@ -48,7 +63,10 @@ def open_function(source: str, input: TensorSpec, preprocess: Preprocess | None,
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as err:
+        raise _fault(str(source), path, err) from err
     function = getattr(module, name, None)
     if not callable(function):
         known = ", ".join(n for n, value in vars(module).items() if callable(value) and not n.startswith("_"))
@@ -56,3 +74,11 @@ def open_function(source: str, input: TensorSpec, preprocess: Preprocess | None,
     opened = _FunctionSource(function, input, preprocess, limit, name=str(source))
     opened.path = path
     return opened
+
+
+def _fault(source: str, path: Path, err: Exception) -> CalibrationError:
+    """Return the error that names the last line of the user's file that was running."""
+    lines = [frame.lineno for frame in traceback.extract_tb(err.__traceback__) if Path(frame.filename) == path]
+    line = err.lineno if isinstance(err, SyntaxError) else lines[-1] if lines else None
+    return CalibrationError(f"'{source}' failed{f' in line {line}' if line else ''}: {type(err).__name__}: {err}. "
+                            "Repair the function; -v shows the whole traceback")
