@@ -12,6 +12,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from trtkit.bundle.store import SUFFIX
 from trtkit.cli.console import console
 from trtkit.errors import SpecError
 from trtkit.tensors import TensorSpec
@@ -30,7 +31,7 @@ def inspect(
 
 
 def _kind(path: Path) -> Callable[[Path, bool, int], Iterable[Table]]:
-    if path.is_dir():
+    if path.is_dir() or (path.exists() and path.suffix == SUFFIX):
         return _bundle
     try:
         with open(path, "rb") as stream:

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from trtkit.cli.console import console
+from trtkit.errors import CalibrationError
 from trtkit.precision import Estimator, NodeSelector, Precision, QuantSpec
 
 __all__ = ["quantize"]
@@ -41,7 +42,10 @@ def quantize(
     table = None
     if calib is not None:
         table = CalibrationTable.load(calib)
-        table.check(model=fingerprint(proto))
+        try:
+            table.check(model=fingerprint(proto))
+        except CalibrationError as err:
+            raise CalibrationError(f"'{calib}': {err}") from err
     spec = QuantSpec(estimator, percentile, bias_correction, NodeSelector(tuple(keep or ()), tuple(keep_op or ())))
     lowered = lower(proto, chosen, precision, table=table, spec=spec)
     check = check_lowered(model_bytes(proto), lowered, [random_feeds(proto)], smallest_cosine=-1.0)

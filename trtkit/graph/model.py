@@ -49,10 +49,13 @@ def load_model(path: Path | str, *, allow_custom: bool = False) -> onnx.ModelPro
     """
     path = Path(path)
     model = _parse(path)
-    check_operators(model, allow_custom=allow_custom)
-    if uses_external(model):
-        load_external(model, path.parent)
-    moved = sort_nodes(model.graph)
+    try:
+        check_operators(model, allow_custom=allow_custom)
+        if uses_external(model):
+            load_external(model, path.parent)
+        moved = sort_nodes(model.graph)
+    except GraphError as err:
+        raise GraphError(f"'{path}': {err}") from err
     if moved:
         logger.info("Put %d nodes of '%s' into topological order", moved, path)
     try:

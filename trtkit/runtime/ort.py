@@ -108,8 +108,8 @@ class OrtSession:
             source = str(model) if isinstance(model, Path) else model
             return self._ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except self._failures as err:
-            raise BundleError(f"{what} does not load in onnxruntime {self._ort.__version__}: {err}. If the file is "
-                              "whole, try a newer onnxruntime, or export it for an older opset") from err
+            raise BundleError(f"{what} does not load in onnxruntime {self._ort.__version__}: "
+                              f"{str(err).rstrip('.')}. {_remedy(model, err)}") from err
 
     def _check_destination(self, outputs: Mapping[str, Array]) -> None:
         try:
@@ -133,6 +133,15 @@ def _failures(ort: ModuleType) -> tuple[type[Exception], ...]:
     state = ort.capi.onnxruntime_pybind11_state
     own = {t for t in vars(state).values() if isinstance(t, type) and issubclass(t, Exception)}
     return (*own, RuntimeError)
+
+
+def _remedy(model: bytes | Path, err: BaseException) -> str:
+    if "xternal data" not in str(err):
+        return "If the file is whole, try a newer onnxruntime, or export it for an older opset"
+    if isinstance(model, Path):
+        return "Its weights lie in another file: copy that from where the model was exported"
+    return ("Its weights lie in another file, which bytes alone cannot bring. "
+            "Put all into one file: trtkit rewrite MODEL -o ONE.onnx --pass fold-constants")
 
 
 def _spec(node: Any, role: str) -> TensorSpec:
