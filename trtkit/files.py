@@ -10,7 +10,18 @@ from pathlib import Path
 
 from trtkit.errors import SpecError
 
-__all__ = ["atomic_path", "atomic_write"]
+__all__ = ["atomic_path", "atomic_write", "require_folder"]
+
+
+def require_folder(path: Path) -> None:
+    """Return when the folder that `path` would lie in exists: told before long work, not after it.
+
+    Raises:
+        SpecError: It does not exist.
+    """
+    if not Path(path).absolute().parent.is_dir():
+        raise SpecError(f"'{path}' cannot be written: folder '{Path(path).parent}' does not exist. "
+                        "Create it, or name another")
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def test_build_fails_and_writes_nothing(model: Path, flags: tuple[str, ...], err
 
 def test_build_tells_a_missing_folder_before_it_builds(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trtkit.build.build_plan", lambda *_, **__: pytest.fail("built in vain"))
-    with pytest.raises(SpecError, match=r"Folder '.*absent' of the plan does not exist"):
+    with pytest.raises(SpecError, match=r"folder '.*absent' does not exist"):
         build(model, "-o", str(model.parent / "absent" / "m.plan"))
 
 

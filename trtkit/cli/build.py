@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trtkit.cli.console import console, rich_progress
-from trtkit.errors import SpecError
-from trtkit.files import atomic_write
+from trtkit.errors import BuildError, SpecError
+from trtkit.files import atomic_write, require_folder
 from trtkit.precision import Precision
 from trtkit.target import get_target
 from trtkit.tensors import ShapeProfile, parse_shape
@@ -62,10 +62,12 @@ def build(
     if batch:
         more["batch"] = _batch(batch)
     options = _options(target, targets, Precision.parse(precision), more)
-    if not output.absolute().parent.is_dir():  # told before the build, which can take minutes
-        raise SpecError(f"Folder '{output.parent}' of the plan does not exist. Create it, or name another")
+    require_folder(output)
     with rich_progress() as progress:
-        plan = build_plan(model, options, progress=progress, timeout_s=timeout)
+        try:
+            plan = build_plan(model, options, progress=progress, timeout_s=timeout)
+        except BuildError as err:
+            raise err if str(model) in str(err) else BuildError(f"'{model}': {err}") from err
     atomic_write(output, plan.data)
     _show(output, plan)
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from trtkit.cli.console import console, rich_progress
 from trtkit.errors import SpecError
+from trtkit.files import require_folder
 from trtkit.preprocess import Preprocess
 
 __all__ = ["calibrate"]
@@ -29,6 +30,7 @@ def calibrate(
     from trtkit.calib import calibrate as sweep
     from trtkit.graph import load_model, model_inputs
 
+    require_folder(output)
     proto = load_model(model)
     inputs = model_inputs(proto)
     image = max(inputs, key=lambda spec: len(spec.shape))

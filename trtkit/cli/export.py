@@ -11,6 +11,7 @@ from rich.table import Table
 
 from trtkit.cli.console import console, rich_progress
 from trtkit.errors import SpecError
+from trtkit.files import require_folder
 from trtkit.target import get_target
 from trtkit.tensors import Array, parse_shape
 
@@ -48,6 +49,7 @@ def export(
     options = ExportOptions(opset=wanted, batch=batch, dynamic_axes=axes, rtol=rtol,
                             output_names=tuple(output_name) if output_name else None)
     example = _examples(inputs)
+    require_folder(output)
     with rich_progress() as progress:
         exported = export_onnx(load_module(factory, weights), example, options, path=output, progress=progress)
     _show(exported, output)

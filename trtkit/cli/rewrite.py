@@ -10,6 +10,7 @@ from rich.table import Table
 
 from trtkit.cli.console import console, rich_progress
 from trtkit.errors import SpecError
+from trtkit.files import require_folder
 from trtkit.target import get_target
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def rewrite(
     if not names:
         raise SpecError("rewrite has no pass to run. "
                         "Give --pass NAME or --preset TARGET; trtkit rewrite --list shows them")
+    require_folder(output)
     original = graph.load_model(model, allow_custom=allow_custom)
     with rich_progress() as progress:
         done = graph.rewrite(original, names, verify=verify, progress=progress)

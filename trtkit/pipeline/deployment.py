@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from trtkit.bundle.manifest import BundleManifest
 from trtkit.errors import SpecError
+from trtkit.files import require_folder
 from trtkit.pipeline.building import build_step, pack_step
 from trtkit.pipeline.calibration import calibrate_step
 from trtkit.pipeline.lowering import lower_step
@@ -71,6 +72,7 @@ def deploy(recipe: Recipe, progress: Progress = silent) -> Deployed:
     except OSError as err:
         raise SpecError(f"Work folder '{recipe.work}' cannot be made: {err.strerror}. "
                         "Name another: work = 'FOLDER'") from err
+    require_folder(recipe.output)
     state = State(recipe)
     for number, (name, step) in enumerate(STEPS.items()):
         progress("Deploying", number, len(STEPS))
