@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import logging
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -45,9 +48,24 @@ def _options(
                         handlers=[RichHandler(console=Console(stderr=True), show_path=False)])
 
 
+def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with exit status 130 on Ctrl-C: Typer's own is that, or 1 in older versions."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            Console(stderr=True).print("Interrupted.")
+            raise typer.Exit(130) from None
+
+    return run
+
+
 for _name, _help in COMMANDS.items():
     if importlib.util.find_spec(f"trtkit.cli.{_name}"):
-        app.command(_name, help=_help)(getattr(importlib.import_module(f"trtkit.cli.{_name}"), _name))
+        _command = getattr(importlib.import_module(f"trtkit.cli.{_name}"), _name)
+        app.command(_name, help=_help)(_interruptible(_command))
 
 
 def main() -> None:
@@ -60,6 +78,3 @@ def main() -> None:
         message = Text.assemble(("Error:", "bold red"), f" {type(err).__name__}: {err}")
         Console(stderr=True).print(message, soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("Interrupted.")
-        sys.exit(130)

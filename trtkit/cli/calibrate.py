@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from trtkit.cli.console import console, rich_progress
+from trtkit.cli.console import console, resumable, rich_progress
 from trtkit.errors import SpecError
 from trtkit.files import require_folder
 from trtkit.preprocess import Preprocess
@@ -38,7 +38,7 @@ def calibrate(
     part = output.with_name(f"{output.name}.part")
     if not resume:
         part.unlink(missing_ok=True)
-    with rich_progress() as progress:
+    with rich_progress() as progress, resumable(part):
         table = sweep(proto, source, batch=batch, checkpoint=part, progress=progress)
     table.save(output)
     part.unlink(missing_ok=True)

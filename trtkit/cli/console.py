@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -12,12 +13,24 @@ from rich.progress import Progress as RichProgress
 
 from trtkit.progress import Progress
 
-__all__ = ["console", "rich_progress"]
+__all__ = ["console", "resumable", "rich_progress"]
 
 _FILE_COLUMNS = 140
 
 console = Console() if sys.stdout.isatty() else Console(width=_FILE_COLUMNS)
 """On a terminal as wide as that; in a file or pipe wide enough for every table."""
+
+
+@contextmanager
+def resumable(part: Path) -> Iterator[None]:
+    """On Ctrl-C say that `part` keeps what was done, if it does, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if part.exists():
+            Console(stderr=True).print(f"'{part}' keeps what was counted. Run the same command to go on from there.",
+                                       markup=False, highlight=False, soft_wrap=True)
+        raise
 
 
 @contextmanager

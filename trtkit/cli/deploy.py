@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from trtkit.cli.console import console, rich_progress
+from trtkit.cli.console import console, resumable, rich_progress
 
 if TYPE_CHECKING:
     from trtkit.pipeline import Candidate, Deployed
@@ -25,7 +25,7 @@ def deploy(
     from trtkit.recipe import Recipe
 
     wanted = Recipe.load(recipe)
-    with rich_progress() as progress:
+    with rich_progress() as progress, resumable(wanted.work / "calibration.table.part"):
         deployed = run(wanted, progress)
     show(deployed)
 

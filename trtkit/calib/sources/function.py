@@ -81,4 +81,4 @@ def _fault(source: str, path: Path, err: Exception) -> CalibrationError:
     lines = [frame.lineno for frame in traceback.extract_tb(err.__traceback__) if Path(frame.filename) == path]
     line = err.lineno if isinstance(err, SyntaxError) else lines[-1] if lines else None
     return CalibrationError(f"'{source}' failed{f' in line {line}' if line else ''}: {type(err).__name__}: {err}. "
-                            "Repair the function; -v shows the whole traceback")
+                            "Repair the function; trtkit -v shows the whole traceback")
