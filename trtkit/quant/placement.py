@@ -58,6 +58,8 @@ class Placement:
             have a few thousand weights, and their rounding noise is amplified by all that follows: the first one of
             EfficientNet-Lite0 alone costs 2 points of agreement with FP32 on the symmetric grid
             (benchmarks/accuracy.py).
+        narrowest_input: Convolutions of fewer input channels get zero channels up to this number; see
+            trtkit.quant.padding.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Placement:
     outputs: bool = False
     int32_bias: bool = False
     narrowest_depthwise: int = 0
+    narrowest_input: int = 0
 
     @property
     def activation_bounds(self) -> tuple[int, int]:
@@ -77,19 +80,19 @@ class Placement:
         return (-127, 127) if self.symmetric else (-128, 127)
 
 
-def _onnxruntime(name: str, activation: str, weight_max: int = 127) -> Placement:
+def _onnxruntime(name: str, activation: str, *, weight_max: int = 127, narrowest_input: int = 0) -> Placement:
     arithmetic = {op: OpKind.ARITHMETIC for op in ("Add", "Mul", "GlobalAveragePool", "AveragePool", "Concat")}
     ops = {**_WEIGHTED, **arithmetic, **_FOLLOWING}
     del ops["ConvTranspose"]  # it has no integer kernel there: rounding and no speed
     return Placement(name, MappingProxyType(ops), activation, symmetric=False,
-                     weight_max=weight_max, outputs=True, int32_bias=True)
+                     weight_max=weight_max, outputs=True, int32_bias=True, narrowest_input=narrowest_input)
 
 
 PLACEMENTS = MappingProxyType({p.name: p for p in (
     Placement("tensorrt", MappingProxyType({**_WEIGHTED, "Add": OpKind.RESIDUAL}), "int8", symmetric=True,
               narrowest_depthwise=64),
-    _onnxruntime("onnxruntime-u8", "uint8"),
-    _onnxruntime("onnxruntime-u8-7bit", "uint8", weight_max=64),
+    _onnxruntime("onnxruntime-u8", "uint8", narrowest_input=4),
+    _onnxruntime("onnxruntime-u8-7bit", "uint8", weight_max=64, narrowest_input=4),
     _onnxruntime("onnxruntime-s8", "int8"),
 )})
 

@@ -19,6 +19,7 @@ from trtkit.errors import CalibrationError
 from trtkit.precision import QuantSpec
 from trtkit.quant.bias import output_shift
 from trtkit.quant.index import GraphIndex, as_tensor, hide_initializers, node_name
+from trtkit.quant.padding import pad_narrow_inputs
 from trtkit.quant.placement import Placement, Points, Weight, has_bias, place, row_bias
 from trtkit.quant.shield import endangered_bias, exact_steps
 from trtkit.quant.weights import quantize_weight
@@ -114,6 +115,7 @@ def insert_qdq(model: onnx.ModelProto, table: CalibrationTable, placement: Place
     for tensor in points.activations:
         insertion.activation(tensor)
     insertion.write(quantized.graph)
+    pad_narrow_inputs(quantized, placement.narrowest_input)
     return quantized, QdqReport(len(points.activations), len(points.weights), absorbed, len(keep))
 
 
