@@ -20,7 +20,8 @@ import trtkit
 from trtkit.cli.app import COMMANDS, app
 from trtkit.graph import PASSES, preset
 from trtkit.quant.placement import PLACEMENTS, get_placement
-from trtkit.target import Target, load_targets, read_toml
+from trtkit.records import read_toml
+from trtkit.target import Target, load_targets
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = read_toml(ROOT / "pyproject.toml")

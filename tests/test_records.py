@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from trtkit.errors import SpecError
-from trtkit.records import check_keys, read_record
+from trtkit.records import check_keys, read_record, read_settings
 
 
 class Shade(str, Enum):
@@ -82,3 +82,23 @@ def test_check_keys_passes_a_table_with_some_of_the_keys() -> None:
     check_keys({"a": 1}, ("a", "b"), "[pot]")
     with pytest.raises(SpecError, match="unknown key 'c'"):
         check_keys({"a": 1, "c": 2}, ("a", "b"), "[pot]")
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("recipe.toml", "output = 'm'\n[preprocess]\nsize = [8, 8]\n"), ("alone.toml", "size = [8, 8]\n"),
+    ("recipe.json", '{"preprocess": {"size": [8, 8]}}'), ("alone.json", '{"size": [8, 8]}')])
+def test_settings_are_read_from_a_recipe_and_from_a_file_of_their_own(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    assert read_settings(tmp_path / name, "preprocess") == {"size": [8, 8]}
+
+
+@pytest.mark.parametrize(("name", "text", "fault"), [
+    ("a.toml", None, "cannot be read: No such file"), ("a.json", None, "cannot be read: No such file"),
+    ("a.toml", "size = [", "is not valid TOML"), ("a.json", "{", "is not valid JSON"),
+    ("a.json", "[1]", r"holds no settings. Write keys and values, at the top or in a table \[preprocess\]"),
+    ("a.toml", "preprocess = 5", "holds no settings")])
+def test_settings_that_cannot_be_read_name_the_file(tmp_path: Path, name: str, text: str | None, fault: str) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(SpecError, match=rf"{name}' {fault}"):
+        read_settings(tmp_path / name, "preprocess")

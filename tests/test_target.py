@@ -6,7 +6,8 @@ import pytest
 
 from trtkit.errors import SpecError
 from trtkit.precision import Precision
-from trtkit.target import get_target, load_targets, read_toml
+from trtkit.records import read_toml
+from trtkit.target import get_target, load_targets
 
 ROW = {"description": "'A board'", "runtime": "'tensorrt'", "device": "'cuda'", "typing": "'strong'",
        "tensorrt": "'10.7'", "sm": "'8.6'", "placement": "'tensorrt'", "precisions": "['fp16', 'int8']",

@@ -16,7 +16,7 @@ import numpy as np
 
 from trtkit._optional import require
 from trtkit.errors import SpecError
-from trtkit.records import read_record
+from trtkit.records import read_record, read_settings
 from trtkit.tensors import Array
 
 __all__ = ["Preprocess", "read_image"]
@@ -161,6 +161,19 @@ class Preprocess:
             SpecError: A key is unknown or missing, or a value is not usable.
         """
         return read_record(cls, data, "Preprocessing")
+
+    @classmethod
+    def load(cls, path: Path) -> Preprocess:
+        """Read a TOML or JSON file: a recipe, with its table [preprocess], or a file of these keys alone.
+
+        Raises:
+            SpecError: It cannot be read, a key is unknown or missing, or a value is not usable; the file is named.
+        """
+        settings = read_settings(path, "preprocess")
+        try:
+            return cls.from_json(settings)
+        except SpecError as err:
+            raise SpecError(f"'{path}': {err}") from err
 
     def fingerprint(self) -> str:
         """Return a short hash that changes when any setting changes."""

@@ -20,8 +20,8 @@ from trtkit.bundle.manifest import Postprocess
 from trtkit.errors import SpecError
 from trtkit.precision import NodeSelector, Precision, QuantSpec
 from trtkit.preprocess import Preprocess
-from trtkit.records import check_keys, read_record, read_value
-from trtkit.target import Target, get_target, load_targets, read_toml
+from trtkit.records import check_keys, read_record, read_toml, read_value
+from trtkit.target import Target, get_target, load_targets
 from trtkit.tensors import parse_shape
 
 __all__ = ["BuildSection", "Deployment", "EvaluateSection", "ModelSection", "Recipe", "RewriteSection", "Sweep"]

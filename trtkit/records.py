@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from enum import Enum
@@ -11,12 +13,54 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from trtkit.errors import SpecError
 
-__all__ = ["check_keys", "read_record", "read_value"]
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["check_keys", "read_record", "read_settings", "read_toml", "read_value"]
 
 Record = TypeVar("Record")
 
 _WANTED = {str: "text in quotes", Path: "a path in quotes", int: "a whole number", float: "a finite number",
            bool: "true or false"}
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the content of a TOML file.
+
+    Raises:
+        SpecError: It is missing, or is no TOML (with TOML's own line and column).
+    """
+    try:
+        content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return content
+    except OSError as err:
+        raise SpecError(f"'{path}' cannot be read: {err.strerror}") from err
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise SpecError(f"'{path}' is not valid TOML: {err}") from err
+
+
+def read_settings(path: Path, table: str) -> dict[str, Any]:
+    """Return the settings in a TOML or JSON file: its table of this name, as a recipe has it, else all of it.
+
+    Raises:
+        SpecError: It cannot be read, or holds no settings.
+    """
+    content = _read_json(path) if path.suffix == ".json" else read_toml(path)
+    settings = content.get(table, content) if isinstance(content, dict) else content
+    if not isinstance(settings, dict):
+        raise SpecError(f"'{path}' holds no settings. Write keys and values, at the top or in a table [{table}]")
+    return settings
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise SpecError(f"'{path}' cannot be read: {err.strerror}") from err
+    except ValueError as err:
+        raise SpecError(f"'{path}' is not valid JSON: {err}") from err
 
 
 def read_record(kind: type[Record], data: Any, what: str) -> Record:

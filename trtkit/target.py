@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -13,14 +12,9 @@ from typing import Any
 
 from trtkit.errors import SpecError
 from trtkit.precision import Precision
-from trtkit.records import check_keys, read_record
+from trtkit.records import check_keys, read_record, read_toml
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-__all__ = ["Target", "get_target", "load_targets", "read_toml"]
+__all__ = ["Target", "get_target", "load_targets"]
 
 _CHOICES = {
     "runtime": ("tensorrt", "tensorrt_rtx", "onnxruntime"),
@@ -96,21 +90,6 @@ class Target:
         """Whether a CPU target runs on a machine with this architecture and these features."""
         return self.device == "cpu" and self.arch == machine and all(
             any(flag in cpu_flags for flag in either.split("|")) for either in self.cpu_flags)
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Return the content of a TOML file.
-
-    Raises:
-        SpecError: It is missing, or is no TOML (with TOML's own line and column).
-    """
-    try:
-        content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-        return content
-    except OSError as err:
-        raise SpecError(f"'{path}' cannot be read: {err.strerror}") from err
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
-        raise SpecError(f"'{path}' is not valid TOML: {err}") from err
 
 
 def load_targets(extra: Path | None = None) -> Mapping[str, Target]:

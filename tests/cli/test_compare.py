@@ -90,5 +90,5 @@ def test_read_preprocess_refuses(text, fault):
 
 def test_read_preprocess_refuses_a_recipe_without_it(tmp_path):
     (tmp_path / "r.toml").write_text("size = 3\n")
-    with pytest.raises(SpecError, match=r"no table \[preprocess\]"):
+    with pytest.raises(SpecError, match=r"r.toml': Preprocessing size is 3"):
         read_preprocess(str(tmp_path / "r.toml"))

@@ -9,7 +9,6 @@ import typer
 from rich.markup import escape
 
 from trtkit.cli.console import console, resumable, rich_progress
-from trtkit.errors import SpecError
 from trtkit.files import require_folder
 from trtkit.preprocess import Preprocess
 
@@ -20,7 +19,8 @@ def calibrate(
     model: Annotated[Path, typer.Argument(help="FP32 ONNX model.")],
     data: Annotated[str, typer.Option(help="Image folder, .npz, .npy, COCO .json, video, or path.py:function.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Calibration table to write.")],
-    preprocess: Annotated[Path | None, typer.Option("--preprocess", "-p", help="TOML with the preprocessing.")] = None,
+    preprocess: Annotated[Path | None, typer.Option(
+        "--preprocess", "-p", help="How images become inputs: a recipe, or TOML or JSON of that alone.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many samples, evenly spaced.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples a run.")] = 1,
     resume: Annotated[bool, typer.Option(help="Go on from OUTPUT.part when it exists, or start anew.")] = True,
@@ -34,7 +34,7 @@ def calibrate(
     proto = load_model(model)
     inputs = model_inputs(proto)
     image = max(inputs, key=lambda spec: len(spec.shape))
-    source = open_data(data, input=image, preprocess=_read(preprocess), limit=limit)
+    source = open_data(data, input=image, preprocess=Preprocess.load(preprocess) if preprocess else None, limit=limit)
     part = output.with_name(f"{output.name}.part")
     if not resume:
         part.unlink(missing_ok=True)
@@ -51,20 +51,3 @@ def calibrate(
         colour = "red" if finding.severity.value == "error" else "yellow"
         what = f"{finding.tensor}: {finding.message}" if finding.tensor else finding.message
         console.print(f"[{colour}]{finding.severity.value}[/] {escape(what)}. {escape(finding.fix)}.")
-
-
-def _read(path: Path | None) -> Preprocess | None:
-    """Return the preprocessing in a TOML file: at the top level, or under [preprocess] as a recipe has it."""
-    if path is None:
-        return None
-    import sys
-
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
-        raise SpecError(f"Preprocessing '{path}' cannot be read: {err}. Write TOML such as: size = [224, 224]") from err
-    return Preprocess.from_json(content.get("preprocess", content))

@@ -12,7 +12,6 @@ from rich.table import Table
 from trtkit.cli.console import console, rich_progress
 from trtkit.errors import SpecError
 from trtkit.preprocess import Preprocess
-from trtkit.target import read_toml
 
 if TYPE_CHECKING:
     from trtkit.evaluate import Accuracy, Comparison, Difference
@@ -25,7 +24,9 @@ def compare(
     candidate: Annotated[Path, typer.Argument(help="ONNX file or bundle, usually lowered.")],
     data: Annotated[str, typer.Option(help="Folder of images, .npz, .npy, COCO .json, video, or path.py:function.")],
     preprocess: Annotated[str | None, typer.Option(
-        help="How images become inputs: a recipe (.toml), a .json file, or JSON itself. A bundle brings its own.",
+        "--preprocess", "-p",
+        help="How images become inputs: a recipe, TOML or JSON of that alone, or JSON itself. A bundle brings "
+             "its own.",
     )] = None,
     layers: Annotated[bool, typer.Option("--layers", help="Compare inner tensors of the same name as well.")] = False,
     limit: Annotated[int | None, typer.Option(help="At most so many samples.")] = None,
@@ -52,35 +53,18 @@ def compare(
 
 
 def read_preprocess(text: str) -> Preprocess:
-    """Return the preprocessing in a recipe (its table [preprocess]), in a JSON file, or in JSON itself.
+    """Return the preprocessing in a file that Preprocess.load reads, or in JSON itself.
 
     Raises:
         SpecError: It cannot be read, or holds no usable preprocessing.
     """
     if text.lstrip().startswith("{"):
-        return Preprocess.from_json(_parsed(text, "--preprocess"))
-    path = Path(text)
-    if path.suffix == ".toml":
-        content = read_toml(path)
-        if not isinstance(content.get("preprocess"), dict):
-            raise SpecError(f"'{path}' has no table [preprocess]. Add one, or give JSON such as "
-                            '{"size": [224, 224]}')
-        return Preprocess.from_json(content["preprocess"])
-    try:
-        return Preprocess.from_json(_parsed(path.read_text(encoding="utf-8"), str(path)))
-    except (OSError, UnicodeDecodeError) as err:
-        raise SpecError(f"--preprocess '{text}' cannot be read: {err}. Give a recipe, a .json file, or JSON such as "
-                        '{"size": [224, 224]}') from err
-
-
-def _parsed(text: str, place: str) -> dict[str, object]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as err:
-        raise SpecError(f"{place} is not valid JSON: {err}") from err
-    if not isinstance(content, dict):
-        raise SpecError(f'{place} holds a {type(content).__name__}. Write an object such as {{"size": [224, 224]}}')
-    return content
+        try:
+            return Preprocess.from_json(json.loads(text))
+        except json.JSONDecodeError as err:
+            raise SpecError(f"--preprocess is not valid JSON: {err}. Give a recipe, a .json file, or JSON such as "
+                            '{"size": [224, 224]}') from err
+    return Preprocess.load(Path(text))
 
 
 def _show(comparison: Comparison, reference: Path, candidate: Path, top: int) -> None:

@@ -11,7 +11,8 @@ import typer
 from trtkit.cli.console import console, rich_progress
 from trtkit.errors import SpecError
 from trtkit.precision import Precision
-from trtkit.target import load_targets, read_toml
+from trtkit.records import read_settings
+from trtkit.target import load_targets
 
 if TYPE_CHECKING:
     from trtkit.runtime.packing import Source
@@ -22,8 +23,11 @@ def pack(
     artifact: Annotated[list[str], typer.Option(
         help="target:precision=file, such as pi5:int8=m.onnx; once for each. ONNX, plan and calibration cache are told "
              "apart by content.")],
-    preprocess: Annotated[Path | None, typer.Option(help="TOML or JSON: how a picture becomes the input.")] = None,
-    postprocess: Annotated[Path | None, typer.Option(help="TOML or JSON: how outputs become predictions.")] = None,
+    preprocess: Annotated[Path | None, typer.Option(
+        "--preprocess", "-p", help="How a picture becomes the input: a recipe, or TOML or JSON of that alone.",
+    )] = None,
+    postprocess: Annotated[Path | None, typer.Option(
+        help="How outputs become predictions: a recipe, or TOML or JSON of that alone.")] = None,
     labels: Annotated[Path | None, typer.Option(help="One class a line, or a JSON list.")] = None,
     name: Annotated[str, typer.Option(help="Of the model; else the bundle's own.")] = "",
     targets: Annotated[Path | None, typer.Option(help="TOML file with targets of your own.")] = None,
@@ -37,8 +41,8 @@ def pack(
 
     options = PackOptions(
         name=name, os_arch=os_arch, targets=load_targets(targets) if targets else {},
-        preprocess=Preprocess.from_json(_settings(preprocess, "preprocess")) if preprocess else None,
-        postprocess=Postprocess.from_json(_settings(postprocess, "postprocess")) if postprocess else None,
+        preprocess=Preprocess.load(preprocess) if preprocess else None,
+        postprocess=Postprocess.from_json(read_settings(postprocess, "postprocess")) if postprocess else None,
         labels=_labels(labels) if labels else ())
     with rich_progress() as progress:
         manifest = pack_files(output, [_source(text) for text in artifact], options, progress)
@@ -55,15 +59,6 @@ def _source(text: str) -> Source:
     if not (equals and colon and target and file):
         raise SpecError(f"--artifact '{text}' cannot be read. Write target:precision=file, such as pi5:int8=m.onnx")
     return Source(target, Precision.parse(precision), Path(file))
-
-
-def _settings(path: Path, table: str) -> dict[str, Any]:
-    """Return the settings in a TOML or JSON file: all of it, or its table of that name (as in a recipe)."""
-    content = _json(path) if path.suffix == ".json" else read_toml(path)
-    inner = content.get(table, content) if isinstance(content, dict) else None
-    if not isinstance(inner, dict):
-        raise SpecError(f"'{path}' holds no settings. Write keys and values, such as size = [224, 224]")
-    return inner
 
 
 def _labels(path: Path) -> tuple[str, ...]:

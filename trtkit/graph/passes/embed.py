@@ -20,7 +20,6 @@ from trtkit.graph.editor import Editor, rank
 from trtkit.graph.rule import CHECK_BATCH, Comparison, Pass, PassResult
 from trtkit.graph.run import random_feeds, run_model
 from trtkit.preprocess import Preprocess
-from trtkit.target import read_toml
 from trtkit.tensors import Array
 
 __all__ = ["embed_preprocess", "parse_embed_preprocess"]
@@ -32,13 +31,13 @@ _Step = tuple[str, dict[str, Any], Array | None]
 
 
 def parse_embed_preprocess(argument: str) -> Pass:
-    """Return the pass for "FILE.toml" or "FILE.toml,nhwc": a file with the keys of Preprocess, and the new layout.
+    """Return the pass for "FILE.toml" or "FILE.toml,nhwc": a file that Preprocess.load reads, and the new layout.
 
     Raises:
         SpecError: The file or the layout is not usable.
     """
     path, _, layout = argument.partition(",")
-    return embed_preprocess(Preprocess.from_json(read_toml(Path(path))), layout=layout or None)
+    return embed_preprocess(Preprocess.load(Path(path)), layout=layout or None)
 
 
 def embed_preprocess(preprocess: Preprocess, *, layout: str | None = None, input: str | None = None) -> Pass:
