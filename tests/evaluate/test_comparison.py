@@ -105,3 +105,20 @@ def test_compare_refuses_no_samples(reference):
 def test_compare_refuses_a_missing_file(reference, tmp_path, items):
     with pytest.raises(SpecError, match=r"absent\.onnx' does not exist"):
         compare(tmp_path / "absent.onnx", reference, items)
+
+
+def test_compare_layers_reads_quantized_tensors_as_their_readers_do(reference, weight, items):
+    text = f"""<ir_version: 8, opset_import: ["": 17]>
+    g (float[n, 4] x) => (float[n, {6}] logits) {{
+        active = MatMul (x, w)
+        q = QuantizeLinear (active, scale, zero)
+        read = DequantizeLinear (q, scale, zero)
+        logits = MatMul (read, v)
+    }}"""
+    model = onnx.parser.parse_model(text)
+    head = onnx.numpy_helper.to_array(onnx.load_from_string(reference).graph.initializer[1])
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in {
+        "w": weight, "v": head, "scale": np.float32(1 / 32), "zero": np.uint8(0)}.items())
+    (active,) = compare(reference, model.SerializeToString(), items, layers=True).layers
+    assert active.name == "active"  # its Relu is gone: the saturation at 0 does the same
+    assert active.sqnr_db > 30

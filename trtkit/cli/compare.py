@@ -41,11 +41,12 @@ def compare(
     from trtkit.evaluate import Task, open_model
     from trtkit.evaluate import compare as compare_models
 
-    first = open_model(reference, threads=threads)
-    manifest = getattr(first, "manifest", None)
-    recipe = read_preprocess(preprocess) if preprocess is not None else getattr(manifest, "preprocess", None)
+    first, second = (open_model(model, threads=threads) for model in (reference, candidate))
+    brought = [manifest.preprocess for each in (first, second) if (manifest := getattr(each, "manifest", None))]
+    recipe = read_preprocess(preprocess) if preprocess is not None else next(iter(brought), None)
     source = open_data(data, input=first.inputs[0], preprocess=recipe, limit=limit)
     first.close()
+    second.close()
     with rich_progress() as progress:
         comparison = compare_models(reference, candidate, source, layers=layers, threshold=threshold, threads=threads,
                                     task=Task.MULTI_LABEL if multi_label else Task.CLASSIFY, progress=progress)
