@@ -54,3 +54,15 @@ def test_bench_all_keeps_to_a_target(bundle: Path, trtkit: Trtkit) -> None:
     content = json.loads(trtkit("bench", bundle, "--all", "--target", "pi4", "--seconds", "0.05", "--warmup", "0",
                                 "--json", "--device", "cpu"))
     assert [row["target"] for row in content["results"]] == ["pi4"]
+
+
+def test_bench_all_measures_nothing_in_place_of_a_gpu(tmp_path: Path, model: Path, trtkit: Trtkit,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    path = tmp_path / "both.trtkit"
+    trtkit("pack", "-o", path, "--artifact", f"pi4:fp32={model}", "--artifact", f"jetson-orin-jp6:fp32={model}")
+    content = json.loads(trtkit("bench", path, "--all", "--seconds", "0.05", "--warmup", "0", "--json"))
+    assert [row["target"] for row in content["results"]] == ["pi4"]
+    (failed,) = content["failed"]
+    assert failed.startswith("jetson-orin-jp6 fp32: not measurable here: ")
+    assert "no usable NVIDIA GPU" in failed

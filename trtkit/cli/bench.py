@@ -75,14 +75,19 @@ def _each(bundle: Path, options: dict[str, Any], which: dict[str, str | None]
           ) -> tuple[list[dict[str, Any]], list[str]]:
     """Measure each target and precision in a process of its own, so that its peak memory is its own."""
     from trtkit.bundle import open_bundle
+    from trtkit.target import load_targets
 
     with open_bundle(bundle) as opened:
+        on_gpu = {each.name for each in (*load_targets().values(), *opened.manifest.targets) if each.is_tensorrt}
         pairs = dict.fromkeys((a.target, a.precision.value) for a in opened.artifacts_for()
                               if a.kind != "calibration-cache" and which["target"] in (None, a.target)
                               and which["precision"] in (None, a.precision.value))
     rows, failed = [], []
     for target, precision in pairs:
-        flags = [text for key, value in {**options, "target": target, "precision": precision}.items()
+        # What was lowered for TensorRT would run on a CPU, too, but that says nothing about its target.
+        device = "cuda" if target in on_gpu and options["device"] == "auto" else options["device"]
+        wanted = {**options, "device": device, "target": target, "precision": precision}
+        flags = [text for key, value in wanted.items()
                  if value is not None for text in (f"--{key}", str(value))]
         command = [sys.executable, "-c", "from trtkit.cli import main; main()", "bench", str(bundle), "--json", *flags]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
