@@ -17,7 +17,7 @@ __all__ = ["quantize"]
 
 def quantize(
     model: Annotated[Path, typer.Argument(help="FP32 ONNX model, the one that was calibrated.")],
-    target: Annotated[str, typer.Option(help="What it is for, such as jetson-orin-jp6; see trtkit doctor.")],
+    target: Annotated[str, typer.Option(help="What it is for, such as jetson-orin-jp6; trtkit doctor lists all.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="ONNX model to write.")],
     precision: Annotated[Precision, typer.Option(help="Number format.")] = Precision.INT8,
     calib: Annotated[Path | None, typer.Option(help="Calibration table; needed for int8.")] = None,
