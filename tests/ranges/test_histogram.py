@@ -79,3 +79,13 @@ def test_mean_is_close_to_the_exact_one() -> None:
 def test_histogram_is_refused_when_inconsistent(bins: list[int], counts: list[int]) -> None:
     with pytest.raises(CalibrationError, match="ascending bins"):
         Histogram(np.array(bins, np.uint16), np.array(counts, np.uint64), 0.0, 1.0)
+
+
+def test_sample_gives_values_of_the_distribution() -> None:
+    values = np.concatenate([np.full(300, -4.0, np.float32), np.linspace(1, 2, 700, dtype=np.float32)])
+    drawn = Histogram.of(values).sample((100, 40), np.random.default_rng(0))
+    assert (drawn.shape, drawn.dtype) == ((100, 40), np.float32)
+    assert (drawn < -3.9).mean() == pytest.approx(0.3, abs=0.03)
+    assert drawn.min() >= -4
+    assert drawn.max() <= 2
+    assert not Histogram.empty().sample((3,), np.random.default_rng(0)).any()

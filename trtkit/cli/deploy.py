@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from trtkit.cli.console import console, resumable, rich_progress
 
@@ -34,7 +35,7 @@ def show(deployed: Deployed) -> None:
     """Print the notes of a deployment, then one row a target and precision."""
     for note in deployed.notes:
         console.print(f"- {escape(note)}", soft_wrap=True, highlight=False)
-    table = Table(title=deployed.recipe.name)
+    table = Table(title=Text(deployed.recipe.name))
     for heading, justify in (("target", "left"), ("precision", "left"), ("artifact", "left"), ("MB", "right"),
                              ("p50 / p99 ms", "right"), ("over FP32", "right"), ("top-1 / top-5", "right"),
                              ("agreement", "right"), ("in bundle", "left")):
@@ -47,9 +48,10 @@ def show(deployed: Deployed) -> None:
                       _latency(each), f"{each.speedup.ratio:.2f}x" if each.speedup else "", _accuracy(each),
                       "" if each.agreement is None else f"{each.agreement:.3f}", escape(each.dropped) or "yes")
     console.print(table)
-    console.print("Accuracy of TensorRT targets is of the same graph in ONNX Runtime; it was not run on a GPU.")
-    console.print(f"Wrote {escape(str(deployed.recipe.output))} "
-                  f"({deployed.recipe.output.stat().st_size / 1e6:.1f} MB). Next: trtkit run "
+    if any(each.target.is_tensorrt and each.accuracy for each in deployed.candidates):
+        console.print("Accuracy of TensorRT targets is of the same graph in ONNX Runtime; it was not run on a GPU.")
+    size = sum(artifact.size_bytes for artifact in deployed.manifest.files.values())
+    console.print(f"Wrote {escape(str(deployed.recipe.output))} ({size / 1e6:.2f} MB). Next: trtkit run "
                   f"{escape(str(deployed.recipe.output))} PICTURE", soft_wrap=True)
 
 
@@ -65,6 +67,10 @@ def _latency(each: Candidate) -> str:
 
 
 def _accuracy(each: Candidate) -> str:
-    if each.accuracy is None or each.accuracy.top1 is None or each.accuracy.top5 is None:
+    if each.accuracy is None:
+        return ""
+    if each.accuracy.mean_average_precision is not None:
+        return f"mAP {each.accuracy.mean_average_precision:.3f}"
+    if each.accuracy.top1 is None or each.accuracy.top5 is None:
         return ""
     return f"{each.accuracy.top1:.3f} / {each.accuracy.top5:.3f}"

@@ -30,14 +30,17 @@ def quantize(
     keep_op: Annotated[list[str] | None, typer.Option(help="Operator that stays in float; repeatable.")] = None,
     targets: Annotated[Path | None, typer.Option(help="TOML file with targets of your own.")] = None,
 ) -> None:
-    """Write the lowered model, checked in ONNX Runtime against FP32 on random inputs."""
-    from trtkit.files import atomic_write
+    """Write the lowered model, checked in ONNX Runtime against FP32 on noise; compare tells how good it is."""
+    from trtkit.files import atomic_write, require_folder
     from trtkit.graph import fingerprint, load_model, model_bytes, random_feeds
-    from trtkit.quant import check_lowered, lower
+    from trtkit.quant import check_lowered, feeds_like, lower
     from trtkit.ranges import CalibrationTable
     from trtkit.target import get_target
 
     chosen = get_target(target, targets)
+    cache_path = cache or output.with_name(f"{output.name}.cache")
+    for path in (output, cache_path):
+        require_folder(path)
     proto = load_model(model)
     table = None
     if calib is not None:
@@ -48,12 +51,13 @@ def quantize(
             raise CalibrationError(f"'{calib}': {err}") from err
     spec = QuantSpec(estimator, percentile, bias_correction, NodeSelector(tuple(keep or ()), tuple(keep_op or ())))
     lowered = lower(proto, chosen, precision, table=table, spec=spec)
-    check = check_lowered(model_bytes(proto), lowered, [random_feeds(proto)], smallest_cosine=-1.0)
+    feeds = random_feeds(proto) if table is None else feeds_like(table, proto)
+    check = check_lowered(model_bytes(proto), lowered, [feeds], smallest_cosine=-1.0)
     atomic_write(output, lowered.model)
     console.print(f"{escape(str(output))}: {precision.value} for {chosen.name}, {len(lowered.model) / 1e6:.2f} MB, "
-                  f"cosine with FP32 on random input {check.cosine:.4f} ({'; '.join(lowered.notes) or 'as it was'})",
+                  f"cosine with FP32 on {'random' if table is None else 'noise like the calibrated'} "
+                  f"input {check.cosine:.4f} ({'; '.join(lowered.notes) or 'as it was'})",
                   soft_wrap=True)
     if lowered.cache is not None:
-        path = cache or output.with_name(f"{output.name}.cache")
-        atomic_write(path, lowered.cache)
-        console.print(f"{escape(str(path))}: calibration cache for TensorRT {chosen.tensorrt}", soft_wrap=True)
+        atomic_write(cache_path, lowered.cache)
+        console.print(f"{escape(str(cache_path))}: calibration cache for TensorRT {chosen.tensorrt}", soft_wrap=True)

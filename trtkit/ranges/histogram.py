@@ -133,6 +133,14 @@ class Histogram:
         low, high = np.clip(low[order], self.min, self.max), np.clip(high[order], self.min, self.max)
         return low, high, counts[order]
 
+    def sample(self, shape: tuple[int, ...], generator: np.random.Generator) -> NDArray[np.float32]:
+        """Return random values of this distribution, to the resolution of the bins; zeros when nothing was counted."""
+        low, high, counts = self.intervals()
+        if not counts.size:
+            return np.zeros(shape, np.float32)
+        place = generator.choice(counts.size, shape, p=counts / counts.sum())
+        return generator.uniform(low[place], high[place]).astype(np.float32)
+
     def mean(self) -> float:
         """Return the mean of the finite values, to the resolution of the bins."""
         low, high, counts = self.intervals()
