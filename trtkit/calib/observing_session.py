@@ -79,13 +79,14 @@ def open_observing_session(model: onnx.ModelProto, tensors: Sequence[str], *, th
         optimized = Path(folder) / "optimized.onnx"
         plain = _describe(_open(extended.SerializeToString(), threads, optimized))
         blocked = _without_reordering(optimized)
-    if blocked is None:
-        return plain
-    cut, renamed = blocked
-    tensors, means = plain.tensors, plain.means
-    outputs = tuple(renamed.get(name, name) for name in plain.outputs)
-    del plain, extended  # two sessions at once would double the weights in memory
-    return ObservingSession(_open(cut.SerializeToString(), threads, optimize=False), outputs, tensors, means)
+        if blocked is None:
+            return plain
+        cut, renamed = blocked
+        onnx.save(cut, optimized)  # beside its weights, which are not read again here
+        tensors, means = plain.tensors, plain.means
+        outputs = tuple(renamed.get(name, name) for name in plain.outputs)
+        del plain, extended  # two sessions at once would double the weights in memory
+        return ObservingSession(_open(str(optimized), threads, optimize=False), outputs, tensors, means)
 
 
 def _open(model: bytes | str, threads: int, save_to: Path | None = None, *, optimize: bool = True) -> Any:
@@ -96,6 +97,7 @@ def _open(model: bytes | str, threads: int, save_to: Path | None = None, *, opti
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if save_to is not None:
         options.optimized_model_filepath = str(save_to)
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as err:  # ONNX Runtime's own exceptions share no base with a name
@@ -114,7 +116,7 @@ def _without_reordering(optimized: Path) -> tuple[onnx.ModelProto, dict[str, str
     """Return the optimized model with blocked outputs and their new names; None when there is nothing to gain."""
     if not optimized.is_file():
         return None
-    model = onnx.load(str(optimized))
+    model = onnx.load(str(optimized), load_external_data=False)
     graph = model.graph
     outputs = {info.name for info in graph.output}
     renamed = {node.output[0]: node.input[0] for node in graph.node

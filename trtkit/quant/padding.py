@@ -40,11 +40,11 @@ def pad_narrow_inputs(model: onnx.ModelProto, channels: int) -> int:
 
 
 def _pad(graph: onnx.GraphProto, index: GraphIndex, conv: Any, channels: int) -> bool:
-    data, weight = (_own_dequantize(index, name) for name in conv.input[:2])
-    if data is None or weight is None or index.only_reader(weight.input[0]) is not weight:
+    data, weight = _own_dequantize(index, conv.input[0]), _own_dequantize(index, conv.input[1])
+    if data is None or weight is None or index.only_reader(weight.input[0]) is None:
         return False
     quantize, values = index.producer.get(data.input[0]), index.constant(weight.input[0])
-    if quantize is None or quantize.op_type != "QuantizeLinear" or index.only_reader(data.input[0]) is not data:
+    if quantize is None or quantize.op_type != "QuantizeLinear" or index.only_reader(data.input[0]) is None:
         return False
     if values is None or values.shape[1] >= channels or values[0, 0].size == 1:
         return False
@@ -64,5 +64,6 @@ def _pad(graph: onnx.GraphProto, index: GraphIndex, conv: Any, channels: int) ->
 def _own_dequantize(index: GraphIndex, name: str) -> Any | None:
     """Return the DequantizeLinear that makes a tensor which one node alone reads, or None."""
     node = index.producer.get(name)
-    mine = node is not None and node.op_type == "DequantizeLinear" and index.only_reader(name) is not None
-    return node if mine else None
+    if node is None or node.op_type != "DequantizeLinear" or index.only_reader(name) is None:
+        return None
+    return node
