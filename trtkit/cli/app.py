@@ -71,7 +71,7 @@ for _name, _help in COMMANDS.items():
 def main() -> None:
     """Run the command line and exit: 0 done, 1 a TrtkitError, 2 wrong usage, 130 interrupted."""
     try:
-        app()
+        app(prog_name="trtkit")
     except TrtkitError as err:
         if "-v" in sys.argv or "--verbose" in sys.argv:
             raise
