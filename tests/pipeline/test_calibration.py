@@ -21,7 +21,7 @@ def _swept(recipe: Recipe) -> int:
     seen = [0]
 
     def watch(what: str, done: int, total: int | None) -> None:
-        if what == "calibrate":
+        if what == "Calibrating":
             seen.append(done)
 
     deploy(recipe, watch)
@@ -67,7 +67,7 @@ def test_the_table_is_made_anew_when_it_is_damaged(recipe_of: WriteRecipe, conte
 
 def _interrupt(recipe: Recipe, after: int) -> None:
     def watch(what: str, done: int, total: int | None) -> None:
-        if what == "calibrate" and done >= after:
+        if what == "Calibrating" and done >= after:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

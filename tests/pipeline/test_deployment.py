@@ -75,6 +75,7 @@ def test_weak_target_gets_the_plain_model_and_a_scale_for_each_tensor(deployed: 
         assert b"QuantizeLinear" not in bundle.read(model.file)
         assert {"image", "lively", "added"} <= scales.keys()
         assert min(scales.values()) > 0
+    assert model.file == "fp32.onnx"
     assert model.file in {a.file for a in _artifacts(deployed, "pi5")}  # the same bytes are there once
 
 
@@ -110,7 +111,7 @@ def test_notes_tell_what_was_built_and_what_is_built_elsewhere(deployed: Deploye
     text = "\n".join(deployed.notes)
     assert "rtx int8: engine of" in text
     assert "Built on the board at first opening: jetson-orin-jp6, jetson-xavier-jp5" in text
-    assert "only 12 samples" in text
+    assert "Warning: only 12 samples" in text
 
 
 def test_progress_counts_the_steps(recipe_of: WriteRecipe) -> None:

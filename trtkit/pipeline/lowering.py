@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from trtkit.graph import model_bytes, model_inputs, random_feeds, rewrite
 from trtkit.pipeline.calibration import source_of
 from trtkit.pipeline.source import own_passes
 from trtkit.pipeline.state import Candidate, State
+from trtkit.precision import Precision
 from trtkit.progress import Progress
 from trtkit.quant.lower import check_lowered, lower
+from trtkit.target import Target
 from trtkit.tensors import Feeds
 
 __all__ = ["lower_step"]
@@ -34,19 +37,26 @@ def lower_step(state: State, progress: Progress) -> State:
         model = rewrite(state.graph, own_passes(state.recipe, target)).model
         lowered = lower(model, target, precision, table=state.table, spec=state.recipe.quantize)
         check = check_lowered(reference, lowered, samples)
-        stem = f"{target.name}-{precision.value}"
-        path = files.setdefault(hashlib.sha256(lowered.model).hexdigest(), state.recipe.work / f"{stem}.onnx")
-        if path.stem == stem:
-            atomic_write(path, lowered.model)
-        cache = None
+        digest = hashlib.sha256(lowered.model).hexdigest()
+        if digest not in files:
+            files[digest] = state.recipe.work / f"{_stem(target, precision, files)}.onnx"
+            atomic_write(files[digest], lowered.model)
+        path, cache = files[digest], None
         if lowered.cache is not None:
-            cache = state.recipe.work / f"{stem}.cache"
+            cache = state.recipe.work / f"{target.name}-{precision.value}.cache"
             atomic_write(cache, lowered.cache)
         candidates.append(Candidate(target, precision, lowered, path, cache))
         notes.append(f"{target.name} {precision.value}: cosine with FP32 {check.cosine:.5f}"
                      + "".join(f"; {note}" for note in lowered.notes))
     progress("Lowering", len(wanted), len(wanted))
     return replace(state, candidates=tuple(candidates), notes=tuple(notes))
+
+
+def _stem(target: Target, precision: Precision, taken: Mapping[str, Path]) -> str:
+    """Return a name for a new file: of what is in it, which on the weak path is FP32; targets often share that."""
+    inside = Precision.FP32 if target.typing == "weak" else precision
+    free = "fp32" not in {path.stem for path in taken.values()}
+    return "fp32" if inside is Precision.FP32 and free else f"{target.name}-{inside.value}"
 
 
 def _samples(state: State) -> list[Feeds]:
