@@ -93,7 +93,7 @@ def test_build_reports_progress(conv_model: Model) -> None:
     told: list[tuple[str, int, int | None]] = []
     build_plan(conv_model(), RTX, progress=lambda what, done, total: told.append((what, done, total)))
     assert told[-1][1] == told[-1][2] == told[-2][2]
-    assert all(what == "build" and total is not None and 0 <= done <= total for what, done, total in told)
+    assert all(what == "Building" and total is not None and 0 <= done <= total for what, done, total in told)
     assert len(told) > 1
 
 

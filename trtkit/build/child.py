@@ -146,14 +146,14 @@ def _follow(lines: IO[bytes], story: _Story, progress: Progress) -> None:
         kind = event["event"]
         if kind == "progress":
             steps = event["total"]
-            progress("build", event["done"], steps)
+            progress("Building", event["done"], steps)
         elif kind == "log":
             story.log.append(LogLine(event["severity"], event["text"]))
         elif kind == "loaded":
             story.flavour, story.version = event["flavour"], event["version"]
         elif kind == "built":
             story.profiles = tuple(map(ShapeProfile.from_json, event["profiles"]))
-            progress("build", steps, steps)
+            progress("Building", steps, steps)
         elif kind == "error":
             story.error = (event["kind"], event["message"])
 

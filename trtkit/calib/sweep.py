@@ -207,7 +207,7 @@ class _Sweep:
         return Checkpoint(counted, self._position, self._batch, tuple(self._data.unreadable))
 
     def _report(self) -> None:
-        self._progress("calibrate", self._position, self._data.count)
+        self._progress("Calibrating", self._position, self._data.count)
 
 
 def _load(model: bytes | Path | onnx.ModelProto) -> onnx.ModelProto:

@@ -71,7 +71,7 @@ def rewrite(model: onnx.ModelProto, passes: Sequence[str | Pass], *, verify: boo
     current = infer_shapes(current)
     results: list[tuple[str, PassResult]] = []
     for done, step in enumerate(steps):
-        progress("rewrite", done, len(steps))
+        progress("Rewriting", done, len(steps))
         after, result = _apply(step, current)
         for refusal in result.refusals:
             logger.debug("%s refused: %s", step.name, refusal)
@@ -81,7 +81,7 @@ def rewrite(model: onnx.ModelProto, passes: Sequence[str | Pass], *, verify: boo
                 check(step, current, after, seed)
         current = after
         results.append((step.name, result))
-    progress("rewrite", len(steps), len(steps))
+    progress("Rewriting", len(steps), len(steps))
     return Rewritten(current, tuple(results))
 
 
