@@ -12,7 +12,7 @@ import pytest
 import trtkit
 from trtkit.bundle import Artifact, open_bundle
 from trtkit.device import Device, Gpu, TensorRt
-from trtkit.errors import BuildError, SpecError
+from trtkit.errors import BuildError, CalibrationError, SpecError
 from trtkit.pipeline import STEPS, Deployed, deploy
 from trtkit.precision import Precision
 from trtkit.quant.cache import parse_cache
@@ -162,6 +162,14 @@ def test_a_work_folder_that_cannot_be_made_is_named(recipe_of: WriteRecipe, proj
     (project / "taken").write_text("")
     with pytest.raises(SpecError, match=r"Work folder '.*taken/work' cannot be made: Not a directory. Name another"):
         deploy(recipe_of({"pi5": ["fp32"]}, work="taken/work"))
+
+
+@pytest.mark.parametrize("section", ["calibrate", "evaluate"])
+def test_missing_data_is_told_before_the_first_step(recipe_of: WriteRecipe, section: str) -> None:
+    recipe = recipe_of({"pi5": ["int8"]}, **{section: {"data": "nowhere"}})
+    with pytest.raises(CalibrationError, match=rf"Data '.*nowhere' of \[{section}\] does not exist. Name a folder"):
+        deploy(recipe)
+    assert not recipe.work.exists() or not list(recipe.work.iterdir())
 
 
 def test_each_step_is_logged(recipe_of: WriteRecipe, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 from trtkit.bundle.manifest import BundleManifest
-from trtkit.errors import SpecError
+from trtkit.calib.sources.function import is_function
+from trtkit.errors import CalibrationError, SpecError
 from trtkit.files import require_folder
 from trtkit.pipeline.building import build_step, pack_step
 from trtkit.pipeline.calibration import calibrate_step
@@ -73,6 +75,7 @@ def deploy(recipe: Recipe, progress: Progress = silent) -> Deployed:
         raise SpecError(f"Work folder '{recipe.work}' cannot be made: {err.strerror}. "
                         "Name another: work = 'FOLDER'") from err
     require_folder(recipe.output)
+    _check_data(recipe)
     state = State(recipe)
     for number, (name, step) in enumerate(STEPS.items()):
         progress("Deploying", number, len(STEPS))
@@ -83,3 +86,11 @@ def deploy(recipe: Recipe, progress: Progress = silent) -> Deployed:
     reference = state.reference
     return Deployed(recipe, state.manifest, state.candidates, reference.top1 if reference else None,
                     reference.top5 if reference else None, state.notes)
+
+
+def _check_data(recipe: Recipe) -> None:
+    """Raise CalibrationError when data is missing that only a later step would look for."""
+    for name, section in (("calibrate", recipe.calibrate), ("evaluate", recipe.evaluate)):
+        if section is not None and not is_function(section.data) and not Path(section.data).exists():
+            raise CalibrationError(f"Data '{section.data}' of [{name}] does not exist. Name a folder of images, a "
+                                   "file, or path.py:function")
