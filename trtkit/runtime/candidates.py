@@ -194,7 +194,9 @@ def _cpu_order(models: list[Artifact], fitting: list[str], targets: Mapping[str,
     full = [a for a in models if a.precision is Precision.FP32]
     for name in fitting:
         for artifact in (a for a in full if a.target == name):
-            yield artifact, f"FP32 for {name}; nothing was measured on such a CPU"
+            narrower = any(a.target == name and a.precision is not Precision.FP32 for a in models)
+            hint = " (trtkit bench --all --remember does that)" if narrower else ""
+            yield artifact, f"FP32 for {name}; nothing was measured on such a CPU{hint}"
     for artifact in (a for a in full if a.target in targets and targets[a.target].device == "cpu"):
         yield artifact, "FP32, which any CPU computes alike"
     for name in fitting:
