@@ -100,8 +100,8 @@ def _broken_int8(recipe_of: WriteRecipe, monkeypatch: pytest.MonkeyPatch, target
     """Return a recipe whose INT8 models get a few samples wrong: their scores come out in another order."""
     real = measuring._accuracy
 
-    def wrong(state, section, model, as_written, progress):  # type: ignore[no-untyped-def]
-        found = real(state, section, model, as_written, progress)
+    def wrong(state, section, model, progress):  # type: ignore[no-untyped-def]
+        found = real(state, section, model, progress)
         if b"QuantizeLinear" not in model:
             return found
         scores = found.scores.copy()

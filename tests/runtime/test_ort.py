@@ -76,3 +76,21 @@ def test_run_keeps_the_words_of_an_operator_that_fails(onnx_text: Callable[[str]
         session.run({"x": np.ones(5, np.float32)})
     with pytest.raises(SpecError, match="refused to run"):
         session.run_into({"x": np.ones(5, np.float32)}, {"y": np.zeros((2, 3), np.float32)})
+
+
+def test_session_computes_as_written_when_the_metadata_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnx
+
+    from trtkit.runtime.ort import AS_WRITTEN
+
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        net (float[2] x) => (float[2] y) { a = Identity(x)  y = Neg(a) }""")
+    levels = []
+    load = OrtSession._load
+    monkeypatch.setattr(OrtSession, "_load", lambda self, *rest: levels.append(rest[-1]) or load(self, *rest))
+    OrtSession(model.SerializeToString())
+    model.metadata_props.add(key=AS_WRITTEN, value="1")
+    OrtSession(model.SerializeToString())
+    OrtSession(model.SerializeToString(), optimize=True)
+    assert levels == [True, True, False, True]

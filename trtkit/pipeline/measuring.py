@@ -28,24 +28,20 @@ def evaluate_step(state: State, progress: Progress) -> State:
     section = state.recipe.evaluate
     if section is None:
         return state
-    judged: dict[tuple[bytes, bool], Accuracy] = {}
+    judged: dict[bytes, Accuracy] = {}
 
-    def judge(model: bytes, as_written: bool, subject: str) -> Accuracy:
+    def judge(model: bytes, subject: str) -> Accuracy:
         def report(what: str, done: int, total: int | None) -> None:
             progress(f"{what} {subject}", done, total)
 
-        key = (model, as_written)
-        if key not in judged:
-            judged[key] = _accuracy(state, section, model, as_written, report)
-        return judged[key]
+        if model not in judged:
+            judged[model] = _accuracy(state, section, model, report)
+        return judged[model]
 
-    reference = judge(model_bytes(state.graph), False, "fp32")
+    reference = judge(model_bytes(state.graph), "fp32")
     candidates, notes = [], list(state.notes)
     for each in state.candidates:
-        if each.precision is Precision.FP32:
-            accuracy = reference
-        else:
-            accuracy = judge(each.lowered.simulation, each.lowered.as_written, str(each))
+        accuracy = reference if each.precision is Precision.FP32 else judge(each.lowered.simulation, str(each))
         scored = replace(each, accuracy=accuracy, agreement=accuracy.agreement(reference))
         lost = _lost_points(accuracy, reference, scored.agreement or 0.0)
         if lost > section.max_drop:
@@ -76,9 +72,8 @@ def measure_step(state: State, progress: Progress) -> State:
                    notes=tuple(notes))
 
 
-def _accuracy(state: State, section: EvaluateSection, model: bytes, as_written: bool,
-              progress: Progress) -> Accuracy:
-    session = OrtSession(model, optimize=not as_written)
+def _accuracy(state: State, section: EvaluateSection, model: bytes, progress: Progress) -> Accuracy:
+    session = OrtSession(model)
     postprocess = state.recipe.postprocess
     task = Task.MULTI_LABEL if postprocess and postprocess.task == "multi-label" else Task.CLASSIFY
     try:

@@ -19,6 +19,7 @@ from trtkit.quant.index import GraphIndex
 from trtkit.quant.placement import get_placement
 from trtkit.quant.qdq import insert_qdq
 from trtkit.ranges import CalibrationTable
+from trtkit.runtime.ort import AS_WRITTEN
 from trtkit.target import Target
 from trtkit.tensors import Feeds
 
@@ -45,6 +46,7 @@ class Lowered:
         as_written: `simulation` must run without graph optimizations. Between DQ and Q, an activation function aside,
             ONNX Runtime 1.32 rounds float weights to INT8 with a single scale and float biases to INT32 with the scale
             s_x * s_w, which overflows where a channel's weights are tiny; TensorRT computes with them as they are.
+            The model's metadata say so, too, and OrtSession heeds them.
     """
 
     target: str
@@ -87,6 +89,8 @@ def lower(model: onnx.ModelProto, target: Target, precision: Precision, *, table
         typed, report = insert_qdq(model, table, get_placement(target.placement), spec)
         notes = (f"{report.weights} weights and {report.activations} activations in INT8, {report.absorbed} "
                  f"activation functions absorbed, {report.kept} nodes kept in float",)
+    if target.is_tensorrt:
+        typed.metadata_props.add(key=AS_WRITTEN, value="1")
     simulation = model_bytes(typed)
     if target.typing != "weak":
         return Lowered(target.name, precision, simulation, simulation, None, notes, target.is_tensorrt)

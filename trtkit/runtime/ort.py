@@ -11,7 +11,7 @@ from trtkit._optional import require
 from trtkit.errors import BundleError, SpecError
 from trtkit.tensors import Array, FeedChecker, Feeds, TensorSpec
 
-__all__ = ["OrtSession"]
+__all__ = ["AS_WRITTEN", "OrtSession"]
 
 _DTYPES = {
     "tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16",
@@ -20,6 +20,8 @@ _DTYPES = {
     "tensor(bool)": "bool",
 }
 _ERRORS_ONLY = 3
+AS_WRITTEN = "trtkit.as_written"
+"""Key in a model's metadata: lowered for another runtime, so ONNX Runtime must compute the graph as it is written."""
 
 
 class OrtSession:
@@ -30,7 +32,8 @@ class OrtSession:
         threads: Threads inside one operator; ONNX Runtime's choice (one a physical core) when None.
         spinning: Whether idle threads wait busily: lower latency, but a core at full load between frames. False saves
             power on a board that runs a few frames a second.
-        optimize: Whether ONNX Runtime may fuse and replace operators; False computes the graph as it is written.
+        optimize: Whether ONNX Runtime may fuse and replace operators; False computes the graph as it is written. The
+            model's metadata decide when None: what was lowered for TensorRT is computed as written.
 
     Raises:
         BundleError: ONNX Runtime cannot load the model (its own words are in the message).
@@ -39,13 +42,15 @@ class OrtSession:
     """
 
     def __init__(self, model: bytes | Path, *, threads: int | None = None, spinning: bool = True,
-                 optimize: bool = True) -> None:
+                 optimize: bool | None = None) -> None:
         if threads is not None and threads < 1:
             raise SpecError(f"threads is {threads}. Give 1 or more, or None for ONNX Runtime's own choice")
         ort = require("onnxruntime", extra="cpu", feature="Running a model on the CPU")
         self._ort = ort
         self._failures = _failures(ort)
-        self._session: Any = self._load(model, threads, spinning, optimize)
+        self._session: Any = self._load(model, threads, spinning, optimize is not False)
+        if optimize is None and AS_WRITTEN in self._session.get_modelmeta().custom_metadata_map:
+            self._session = self._load(model, threads, spinning, False)
         self.inputs = tuple(_spec(node, "input") for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node, "output") for node in self._session.get_outputs())
         self.backend = f"onnxruntime {ort.__version__} CPU, {threads or 'default'} threads"
