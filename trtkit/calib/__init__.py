@@ -5,8 +5,9 @@ Nothing heavy is imported before a name is used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from trtkit._lazy import lazy_names
 
 if TYPE_CHECKING:
     from trtkit.calib.auditing import Finding, Severity, audit
@@ -26,10 +27,4 @@ _HOMES = {
     "open_data": "sources",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'trtkit.calib' has no attribute '{name}'")
-    value = getattr(importlib.import_module(f"trtkit.calib.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(__name__, _HOMES)

@@ -5,8 +5,9 @@ Nothing heavy is imported before a name is used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from trtkit._lazy import lazy_names
 
 if TYPE_CHECKING:
     from trtkit.evaluate.accuracy import Accuracy, Task, evaluate
@@ -27,8 +28,4 @@ _HOMES = {
     "open_model": "source",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'trtkit.evaluate' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"trtkit.evaluate.{_HOMES[name]}"), name)
+__getattr__ = lazy_names(__name__, _HOMES)

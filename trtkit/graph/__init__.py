@@ -5,8 +5,9 @@ Nothing heavy is imported before a name is used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from trtkit._lazy import lazy_names
 
 if TYPE_CHECKING:
     from trtkit.graph.content_hash import fingerprint
@@ -62,10 +63,4 @@ _HOMES = {
     "upgrade_opset": "opset",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'trtkit.graph' has no attribute '{name}'")
-    value = getattr(importlib.import_module(f"trtkit.graph.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(__name__, _HOMES)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from trtkit._lazy import lazy_names
 
 if TYPE_CHECKING:
     from trtkit.pipeline.deployment import STEPS, Deployed, deploy
@@ -14,8 +15,4 @@ __all__ = ["STEPS", "Candidate", "Deployed", "State", "deploy"]
 _HOMES = {"STEPS": "deployment", "Deployed": "deployment", "deploy": "deployment",
           "Candidate": "state", "State": "state"}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'trtkit.pipeline' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"trtkit.pipeline.{_HOMES[name]}"), name)
+__getattr__ = lazy_names(__name__, _HOMES)
