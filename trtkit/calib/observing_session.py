@@ -2,7 +2,7 @@
 
 ONNX Runtime computes convolutions in a blocked channel layout and would reorder every tensor that it hands out. A
 histogram does not care about the order of values, so the optimized graph is taken from ONNX Runtime, the reorderings in
-front of outputs are cut off, and the blocked tensors are handed out as they are (ResNet-50: 1.1 instead of 1.5 times
+front of outputs are cut off, and the blocked tensors are handed out as they are (ResNet-50: 1.1 instead of 1.3 times
 the bare forward pass). Blocks of channels that are not full would add padding, so such tensors keep their reordering.
 """
 
