@@ -9,15 +9,30 @@ from enum import Enum
 
 from trtkit.errors import SpecError
 
-__all__ = ["Estimator", "NodeSelector", "Precision", "QuantSpec"]
+__all__ = ["Estimator", "NodeSelector", "Precision", "QuantSpec", "Rounding"]
 
 
 class Precision(str, Enum):
-    """Number format of a lowered model."""
+    """Number formats of a lowered model.
+
+    INT8: quantized layers in INT8 by static scales, the rest in FP32. INT8_FP16: the rest in FP16. INT8_DYNAMIC: MatMul
+    weights in INT8 and their inputs by scales found at run time, the rest in FP32. INT4: weights alone, a scale a
+    block. FP8: E4M3 by static scales. INT4 and FP8 leave the rest in FP16 on TensorRT, INT4 in FP32 on a CPU.
+    """
 
     FP32 = "fp32"
     FP16 = "fp16"
+    BF16 = "bf16"
     INT8 = "int8"
+    INT8_FP16 = "int8+fp16"
+    INT8_DYNAMIC = "int8-dynamic"
+    INT4 = "int4"
+    FP8 = "fp8"
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it needs the ranges of activations."""
+        return self in (Precision.INT8, Precision.INT8_FP16, Precision.FP8)
 
     @classmethod
     def parse(cls, text: str) -> Precision:
@@ -75,22 +90,48 @@ class NodeSelector:
         return chosen
 
 
+class Rounding(str, Enum):
+    """How a weight goes to its integer grid.
+
+    NEAREST: round half to even. ADAPTIVE: up or down, whichever keeps the layer's output (AdaRound-style); for INT4
+    the scales and zero points of the blocks are chosen for the least error.
+    """
+
+    NEAREST = "nearest"
+    ADAPTIVE = "adaptive"
+
+
 @dataclass(frozen=True)
 class QuantSpec:
-    """How to turn an FP32 model into INT8.
+    """How to quantize a model.
 
     Attributes:
         estimator: Range estimator for activations.
         percentile: Share of values inside the range, in percent, for Estimator.PERCENTILE.
         bias_correction: Take the mean output error of quantized weights out of the biases.
+        equalize: Even out the channel ranges of consecutive convolutions before quantizing (cross-layer equalization).
+        smoothing: Share of a MatMul's activation outliers that moves into its weights, 0 to 1 (SmoothQuant's alpha);
+            0 moves none.
+        rounding: How weights go to their grid.
+        block: INT4: weights that share a scale; 16, 32, 64 or 128.
+        ends: Quantize the first and the last weighted layer as well.
         keep: Nodes that stay in floating point.
     """
 
     estimator: Estimator = Estimator.MSE
     percentile: float = 99.99
     bias_correction: bool = True
+    equalize: bool = False
+    smoothing: float = 0.0
+    rounding: Rounding = Rounding.NEAREST
+    block: int = 32
+    ends: bool = True
     keep: NodeSelector = NodeSelector()
 
     def __post_init__(self) -> None:
         if not 50.0 < self.percentile <= 100.0:
             raise SpecError(f"percentile is {self.percentile}; it must lie above 50 and at most at 100")
+        if not 0.0 <= self.smoothing <= 1.0:
+            raise SpecError(f"smoothing is {self.smoothing}; it is a share, from 0 to 1")
+        if self.block not in (16, 32, 64, 128):
+            raise SpecError(f"block is {self.block}. Choose 16, 32, 64 or 128")

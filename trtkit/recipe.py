@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -179,9 +179,10 @@ class Recipe:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise SpecError(f"Two [[target]] sections have the name '{twice[0]}'. Put all its precisions into one")
-        wants_int8 = any(Precision.INT8 in each.precisions for each in self.deployments)
-        if wants_int8 and self.calibrate is None:
-            raise SpecError("A target wants int8 and there is no [calibrate] section. Add: [calibrate] data = 'FOLDER'")
+        wanted = [p for each in self.deployments for p in each.precisions if p.calibrated]
+        if wanted and self.calibrate is None:
+            raise SpecError(f"A target wants {wanted[0].value} and there is no [calibrate] section. "
+                            "Add: [calibrate] data = 'FOLDER'")
         if self.rewrite.embed_preprocess and self.preprocess is None:
             raise SpecError("[rewrite] embed_preprocess needs a [preprocess] section to embed")
 
@@ -245,7 +246,7 @@ def _data_section(kind: type[_DataSection], data: Mapping[str, Any], name: str, 
 
 
 def _quantize(data: Any) -> QuantSpec:
-    check_keys(data, ("estimator", "percentile", "bias_correction", *_KEEP), "[quantize]")
+    check_keys(data, (*(f.name for f in fields(QuantSpec) if f.name != "keep"), *_KEEP), "[quantize]")
     names, operators = (read_value(tuple[str, ...], data.get(key, ()), f"[quantize] {key}") for key in _KEEP)
     own = {key: value for key, value in data.items() if key not in _KEEP}
     return replace(read_record(QuantSpec, own, "[quantize]"), keep=NodeSelector(names, operators))

@@ -22,6 +22,14 @@ _CHOICES = {
     "typing": ("strong", "weak", ""),
 }
 
+_NEEDS = MappingProxyType({  # oldest compute capability, oldest TensorRT
+    Precision.BF16: ((8, 0), (10,)),
+    Precision.INT4: ((8, 0), (10,)),
+    Precision.FP8: ((8, 9), (10,)),
+})
+"""What a GPU and TensorRT must be for a precision. Source: NVIDIA TensorRT support matrix; the FP8 and BF16 rows as
+TensorRT-RTX 1.7 refuses them."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -74,6 +82,10 @@ class Target:
                             "Use typing strong")
         if self.typing == "strong" and self.tensorrt.split(".")[0] == "8":
             raise SpecError(f"Target '{self.name}': TensorRT {self.tensorrt} has no strong typing. Use typing weak")
+        for precision in self.precisions:
+            reason = self._lacks(precision)
+            if reason:
+                raise SpecError(f"Target '{self.name}': precisions has {precision.value}, but {reason}. Leave it out")
 
     @property
     def is_tensorrt(self) -> bool:
@@ -84,7 +96,26 @@ class Target:
         """Raise SpecError when this target cannot run `precision`."""
         if precision not in self.precisions:
             can = ", ".join(p.value for p in self.precisions)
-            raise SpecError(f"Target '{self.name}' ({self.description}) does not run {precision.value}. It runs: {can}")
+            why = self._lacks(precision)
+            raise SpecError(f"Target '{self.name}' ({self.description}) does not run {precision.value}"
+                            f"{f': {why}' if why else ''}. It runs: {can}")
+
+    def _lacks(self, precision: Precision) -> str:
+        """Return why hardware or runtime has no such precision; "" where nothing is known against it."""
+        if self.device == "cpu":
+            return ""
+        if precision is Precision.INT8_DYNAMIC:
+            return "TensorRT has no kernels for scales found at run time"
+        if precision not in _NEEDS:
+            return ""
+        if self.device == "dla" or self.typing == "weak":
+            return "DLA and the weak typing of this TensorRT know FP16 and INT8 only"
+        sm, tensorrt = _NEEDS[precision]
+        if self.sm and _version(self.sm) < sm:
+            return f"it needs compute capability {'.'.join(map(str, sm))}, the GPU has {self.sm}"
+        if self.tensorrt and _version(self.tensorrt) < tensorrt:
+            return f"it needs TensorRT {'.'.join(map(str, tensorrt))}, the target has {self.tensorrt}"
+        return ""
 
     def runs_on(self, machine: str, cpu_flags: frozenset[str]) -> bool:
         """Whether a CPU target runs on a machine with this architecture and these features."""
@@ -122,6 +153,10 @@ def _built_in() -> dict[str, Target]:
 
 def _read_rows(path: Path) -> dict[str, Target]:
     return {name: _row(name, values, path) for name, values in read_toml(path).items()}
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(".")))
 
 
 def _row(name: str, values: Any, path: Path) -> Target:

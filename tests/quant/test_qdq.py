@@ -14,7 +14,8 @@ from trtkit.errors import CalibrationError, SpecError
 from trtkit.graph import run_model
 from trtkit.precision import Estimator, NodeSelector, QuantSpec
 from trtkit.quant.placement import get_placement
-from trtkit.quant.qdq import activation_grid, insert_qdq
+from trtkit.quant.qdq import insert_qdq
+from trtkit.quant.scales.grids import activation_grid
 from trtkit.ranges import CalibrationTable, Histogram
 
 Make = Callable[..., onnx.ModelProto]

@@ -49,7 +49,8 @@ def quantize(
             table.check(model=fingerprint(proto))
         except CalibrationError as err:
             raise CalibrationError(f"'{calib}': {err}") from err
-    spec = QuantSpec(estimator, percentile, bias_correction, NodeSelector(tuple(keep or ()), tuple(keep_op or ())))
+    spec = QuantSpec(estimator, percentile, bias_correction,
+                     keep=NodeSelector(tuple(keep or ()), tuple(keep_op or ())))
     lowered = lower(proto, chosen, precision, table=table, spec=spec)
     feeds = random_feeds(proto) if table is None else feeds_like(table, proto)
     check = check_lowered(model_bytes(proto), lowered, [feeds], smallest_cosine=-1.0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -14,10 +15,10 @@ from trtkit.graph.run import run_model
 from trtkit.metrics import cosine, sqnr_db
 from trtkit.precision import Precision, QuantSpec
 from trtkit.quant.cache import cache_scales, cover_fused, format_cache
-from trtkit.quant.fp16 import to_fp16
 from trtkit.quant.index import GraphIndex
 from trtkit.quant.placement import get_placement
 from trtkit.quant.qdq import insert_qdq
+from trtkit.quant.typed import to_fp16
 from trtkit.ranges import CalibrationTable
 from trtkit.runtime.ort import AS_WRITTEN
 from trtkit.target import Target
@@ -74,31 +75,65 @@ def lower(model: onnx.ModelProto, target: Target, precision: Precision, *, table
         CalibrationError: INT8 without a table, or a table that lacks tensors.
     """
     target.check(precision)
+    if precision.calibrated and table is None:
+        raise CalibrationError(f"{precision.value} for target '{target.name}' needs a calibration table. "
+                               "Run: trtkit calibrate MODEL --data DIR -o TABLE")
     model = infer_shapes(upgrade_opset(model, _SMALLEST_OPSET))
-    notes: tuple[str, ...] = ()
-    cache = None
-    if precision is Precision.FP32:
-        typed = model
-    elif precision is Precision.FP16:
-        typed, kept = to_fp16(model, table=table, keep=spec.keep)
-        notes = (f"{len(kept)} nodes stay in FP32",)
-    else:
-        if table is None:
-            raise CalibrationError(f"INT8 for target '{target.name}' needs a calibration table. "
-                                   "Run: trtkit calibrate MODEL --data DIR -o TABLE")
-        typed, report = insert_qdq(model, table, get_placement(target.placement), spec)
-        notes = (f"{report.weights} weights and {report.activations} activations in INT8, {report.absorbed} "
-                 f"activation functions absorbed, {report.kept} nodes kept in float",)
+    typed, notes = _LOWERINGS[precision](_Request(model, target, table, spec))
     if target.is_tensorrt:
         typed.metadata_props.add(key=AS_WRITTEN, value="1")
     simulation = model_bytes(typed)
     if target.typing != "weak":
         return Lowered(target.name, precision, simulation, simulation, None, notes, target.is_tensorrt)
-    if precision is Precision.INT8 and table is not None:
+    cache = None
+    if precision.calibrated and table is not None:
         scales = cover_fused(GraphIndex(model), cache_scales(table, spec))
         cache = format_cache(scales, target.tensorrt)
         notes += ("on the board: plain ONNX, builder flag and calibration cache; accuracy here: its explicit form",)
     return Lowered(target.name, precision, model_bytes(model), simulation, cache, notes, as_written=True)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A model with inferred types and what it is lowered for."""
+
+    model: onnx.ModelProto
+    target: Target
+    table: CalibrationTable | None
+    spec: QuantSpec
+
+    @property
+    def calibration(self) -> CalibrationTable:
+        """The table; `lower` has seen to it that calibrated precisions have one."""
+        assert self.table is not None
+        return self.table
+
+
+_Typed = tuple[onnx.ModelProto, tuple[str, ...]]
+"""The lowered model, and notes for people."""
+
+
+def _fp32(request: _Request) -> _Typed:
+    return request.model, ()
+
+
+def _fp16(request: _Request) -> _Typed:
+    typed, kept = to_fp16(request.model, table=request.table, keep=request.spec.keep)
+    return typed, (f"{len(kept)} nodes stay in FP32",)
+
+
+def _int8(request: _Request) -> _Typed:
+    typed, report = insert_qdq(request.model, request.calibration, get_placement(request.target.placement),
+                               request.spec)
+    return typed, (f"{report.weights} weights and {report.activations} activations in INT8, {report.absorbed} "
+                   f"activation functions absorbed, {report.kept} nodes kept in float",)
+
+
+_LOWERINGS: Mapping[Precision, Callable[[_Request], _Typed]] = MappingProxyType({
+    Precision.FP32: _fp32,
+    Precision.FP16: _fp16,
+    Precision.INT8: _int8,
+})
 
 
 @dataclass(frozen=True)

@@ -15,36 +15,21 @@ from typing import Any
 import numpy as np
 import onnx
 
-from trtkit.errors import CalibrationError
 from trtkit.precision import QuantSpec
-from trtkit.quant.bias import output_shift
 from trtkit.quant.index import GraphIndex, as_tensor, hide_initializers, node_name
 from trtkit.quant.padding import pad_narrow_inputs
 from trtkit.quant.placement import Placement, Points, Weight, has_bias, place, row_bias
+from trtkit.quant.scales.bias import output_shift
+from trtkit.quant.scales.grids import Grid, activation_grid
+from trtkit.quant.scales.weights import quantize_weight
 from trtkit.quant.shield import endangered_bias, exact_steps
-from trtkit.quant.weights import quantize_weight
-from trtkit.ranges import CalibrationTable, estimate
+from trtkit.ranges import CalibrationTable
 from trtkit.tensors import Array
 
 _BIAS_STEPS = 2.0**30
 """Largest magnitude of an INT32 bias, with room for the correction: weights get a coarser scale before it overflows."""
 
-__all__ = ["Grid", "QdqReport", "activation_grid", "insert_qdq"]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Scale and zero point of one activation tensor."""
-
-    scale: np.float32
-    zero_point: int
-    bounds: tuple[int, int]
-
-    @property
-    def range(self) -> tuple[float, float]:
-        """Smallest and largest real value on the grid."""
-        low, high = self.bounds
-        return (low - self.zero_point) * float(self.scale), (high - self.zero_point) * float(self.scale)
+__all__ = ["QdqReport", "insert_qdq"]
 
 
 @dataclass(frozen=True)
@@ -62,26 +47,6 @@ class QdqReport:
     weights: int
     absorbed: int
     kept: int
-
-
-def activation_grid(table: CalibrationTable, tensor: str, placement: Placement, spec: QuantSpec) -> Grid:
-    """Return the grid of one tensor by the spec's estimator.
-
-    Raises:
-        CalibrationError: The table has no values for this tensor.
-    """
-    histogram = table.tensors.get(tensor)
-    if histogram is None or histogram.total == 0:
-        raise CalibrationError(f"The calibration table has no values for tensor '{tensor}', which is to be quantized. "
-                               "Calibrate this very model: trtkit calibrate MODEL --data DIR -o TABLE")
-    bounds = placement.activation_bounds
-    low, high = estimate(histogram, spec.estimator, symmetric=placement.symmetric,
-                         percentile=spec.percentile)
-    if placement.symmetric:
-        return Grid(np.float32(max(high, np.finfo(np.float32).tiny) / bounds[1]), 0, bounds)
-    scale = max(high - low, np.finfo(np.float32).tiny) / (bounds[1] - bounds[0])
-    zero_point = int(np.clip(round(bounds[0] - low / scale), *bounds))
-    return Grid(np.float32(scale), zero_point, bounds)
 
 
 def insert_qdq(model: onnx.ModelProto, table: CalibrationTable, placement: Placement,

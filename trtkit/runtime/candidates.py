@@ -21,7 +21,9 @@ __all__ = ["Candidate", "Ranking", "Wish", "rank"]
 
 Action = Literal["load", "build", "cpu"]
 
-_NARROWEST_FIRST = (Precision.INT8, Precision.FP16, Precision.FP32)
+_FASTEST_FIRST = (Precision.INT8_FP16, Precision.INT8, Precision.FP8, Precision.FP16, Precision.BF16, Precision.INT4,
+                  Precision.INT8_DYNAMIC, Precision.FP32)
+"""Where nothing was measured, on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ def _cpu_order(models: list[Artifact], fitting: list[str], targets: Mapping[str,
 def _by_speed(artifact: Artifact) -> tuple[float, int]:
     """Measured ones by latency, then the others, narrow formats first."""
     p50 = artifact.p50_ms
-    return float("inf") if p50 is None else p50, _NARROWEST_FIRST.index(artifact.precision)
+    return float("inf") if p50 is None else p50, _FASTEST_FIRST.index(artifact.precision)
 
 
 def _measured(artifact: Artifact) -> str:

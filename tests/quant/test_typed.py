@@ -12,7 +12,7 @@ from onnx import TensorProto
 from trtkit.errors import SpecError
 from trtkit.graph import run_model
 from trtkit.precision import NodeSelector
-from trtkit.quant.fp16 import FP32_OPS, to_fp16
+from trtkit.quant.typed import FP32_OPS, to_fp16
 from trtkit.ranges import CalibrationTable, Histogram
 
 Make = Callable[..., onnx.ModelProto]

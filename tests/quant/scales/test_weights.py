@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from trtkit.quant.weights import quantize_weight
+from trtkit.quant.scales.weights import quantize_weight
 
 WEIGHTS = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=4, max_side=5),
                      elements=st.floats(-1e6, 1e6, width=32))

@@ -1,0 +1,49 @@
+"""Histogram of an activation tensor -> its integer grid: scale and zero point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from trtkit.errors import CalibrationError
+from trtkit.precision import QuantSpec
+from trtkit.quant.placement import Placement
+from trtkit.ranges import CalibrationTable, estimate
+
+__all__ = ["Grid", "activation_grid"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Scale and zero point of one activation tensor."""
+
+    scale: np.float32
+    zero_point: int
+    bounds: tuple[int, int]
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Smallest and largest real value on the grid."""
+        low, high = self.bounds
+        return (low - self.zero_point) * float(self.scale), (high - self.zero_point) * float(self.scale)
+
+
+def activation_grid(table: CalibrationTable, tensor: str, placement: Placement, spec: QuantSpec) -> Grid:
+    """Return the grid of one tensor by the spec's estimator.
+
+    Raises:
+        CalibrationError: The table has no values for this tensor.
+    """
+    histogram = table.tensors.get(tensor)
+    if histogram is None or histogram.total == 0:
+        raise CalibrationError(f"The calibration table has no values for tensor '{tensor}', which is to be quantized. "
+                               "Calibrate this very model: trtkit calibrate MODEL --data DIR -o TABLE")
+    bounds = placement.activation_bounds
+    low, high = estimate(histogram, spec.estimator, symmetric=placement.symmetric,
+                         percentile=spec.percentile)
+    if placement.symmetric:
+        return Grid(np.float32(max(high, np.finfo(np.float32).tiny) / bounds[1]), 0, bounds)
+    scale = max(high - low, np.finfo(np.float32).tiny) / (bounds[1] - bounds[0])
+    zero_point = int(np.clip(round(bounds[0] - low / scale), *bounds))
+    return Grid(np.float32(scale), zero_point, bounds)
