@@ -9,11 +9,12 @@ NODES = [("/stem/conv", "Conv"), ("/head/pool", "GlobalAveragePool"), ("/head/fc
 
 
 def test_parse_reads_a_precision_in_either_case() -> None:
-    assert [Precision.parse(text) for text in ("fp32", "FP16", "Int8")] == [*Precision]
+    assert [Precision.parse(text) for text in ("fp32", "FP16", "Int8+FP16")] == [
+        Precision.FP32, Precision.FP16, Precision.INT8_FP16]
 
 
 def test_parse_lists_the_choices_when_there_is_none_of_that_name() -> None:
-    with pytest.raises(SpecError, match=r"Precision 'int7' is unknown\. Choose one of: fp32, fp16, int8"):
+    with pytest.raises(SpecError, match=r"Precision 'int7' is unknown\. Choose one of: fp32, fp16, bf16, int8, "):
         Precision.parse("int7")
 
 

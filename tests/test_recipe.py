@@ -129,7 +129,7 @@ def _without(*keys: str) -> dict[str, Any]:
     pytest.param({**FULL, "target": [{"name": "rtx", "precisions": "int8"}]},
                  "[[target]] precisions is 'int8'. Give a list in brackets", id="precisions-text"),
     pytest.param({**FULL, "target": [{"name": "rtx", "precisions": [8]}]},
-                 "[[target]] precisions is 8. Choose one of: fp32, fp16, int8", id="precision-number"),
+                 "[[target]] precisions is 8. Choose one of: fp32, fp16, bf16, int8, ", id="precision-number"),
     pytest.param({**FULL, "target": [{"name": "rtx", "precisions": []}]}, "[[target]] 'rtx' has no precisions",
                  id="precisions-empty"),
     pytest.param({**FULL, "target": [{"name": "pi5", "precisions": ["fp16"]}]}, "Target 'pi5' (Raspberry Pi 5 and "

@@ -89,7 +89,7 @@ def test_quantize_keeps_what_is_named_in_float(tmp_path: Path, net: Path, table:
 
 
 @pytest.mark.parametrize(("flags", "error", "says"), [
-    ((), CalibrationError, "INT8 for target 'rtx' needs a calibration table. Run: trtkit calibrate"),
+    ((), CalibrationError, "int8 for target 'rtx' needs a calibration table. Run: trtkit calibrate"),
     (("--calib", "absent.calib"), CalibrationError, r"'absent\.calib' cannot be read: No such file"),
     (("--target", "x86-vnni", "--precision", "fp16"), SpecError, r"does not run fp16. It runs: fp32, int8"),
     (("--target", "x68"), SpecError, "Target 'x68' is unknown. There are: rtx"),

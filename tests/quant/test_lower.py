@@ -63,7 +63,7 @@ def test_lowering_fails_clearly_when_the_target_lacks_the_precision(lowered: Cal
 
 
 def test_lowering_to_int8_fails_clearly_without_a_table(residual: onnx.ModelProto) -> None:
-    with pytest.raises(CalibrationError, match="INT8 for target 'rtx' needs a calibration table"):
+    with pytest.raises(CalibrationError, match="int8 for target 'rtx' needs a calibration table"):
         lower(residual, get_target("rtx"), Precision.INT8)
 
 
