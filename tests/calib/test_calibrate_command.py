@@ -36,3 +36,20 @@ def test_command_goes_on_from_the_part_unless_told_not_to(model: onnx.ModelProto
     result = CliRunner().invoke(app, arguments)
     assert "no calibration checkpoint" in str(result.exception)
     assert CliRunner().invoke(app, [*arguments, "--no-resume"]).exit_code == 0
+
+
+def test_command_turns_a_cache_into_a_table(model: onnx.ModelProto, tmp_path: Path) -> None:
+    onnx.save(model, tmp_path / "m.onnx")
+    (tmp_path / "c").write_bytes(b"TRT-8502-EntropyCalibration2\n" + model.graph.input[0].name.encode()
+                                 + b": 3f800000\n")
+    text = run(tmp_path / "m.onnx", "--from-cache", tmp_path / "c", "-o", tmp_path / "t")
+    table = CalibrationTable.load(tmp_path / "t")
+    assert table.tensors[model.graph.input[0].name].amax == 127.0
+    assert f"ranges of {len(table.tensors)} tensors" in text.replace("\n", "")
+    assert "are not in the cache" in text
+
+
+def test_command_refuses_both_data_and_a_cache_and_neither(tmp_path: Path) -> None:
+    for flags in ((), ("--data", "d", "--from-cache", "c")):
+        result = CliRunner().invoke(app, ["calibrate", "m.onnx", "-o", str(tmp_path / "t"), *flags])
+        assert "either --data or --from-cache" in str(result.exception)

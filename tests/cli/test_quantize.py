@@ -9,7 +9,7 @@ import pytest
 
 from trtkit.errors import CalibrationError, SpecError
 from trtkit.graph import load_model
-from trtkit.quant.cache import parse_cache
+from trtkit.ranges.cache import parse_cache
 
 Trtkit = Callable[..., str]
 

@@ -15,7 +15,7 @@ from trtkit.device import Device, Gpu, TensorRt
 from trtkit.errors import BuildError, CalibrationError, SpecError
 from trtkit.pipeline import STEPS, Deployed, deploy
 from trtkit.precision import Precision
-from trtkit.quant.cache import parse_cache
+from trtkit.ranges.cache import parse_cache
 from trtkit.recipe import Recipe
 from trtkit.runtime.probe import probe_device
 

@@ -1,68 +1,32 @@
-"""NVIDIA's calibration cache, written and read."""
+"""Calibration table -> scales of a cache, and a cache made elsewhere -> table."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from trtkit.errors import CalibrationError
-from trtkit.precision import Estimator, QuantSpec
-from trtkit.quant.cache import cache_scales, cover_fused, format_cache, parse_cache, version_number
+from trtkit.precision import Estimator, Precision, QuantSpec
+from trtkit.quant import lower
+from trtkit.quant.cache import cache_scales, cover_fused, table_from_cache
 from trtkit.quant.index import GraphIndex
-from trtkit.ranges import CalibrationTable, Histogram
+from trtkit.ranges import CalibrationTable, Histogram, estimate
+from trtkit.ranges.cache import format_cache, parse_cache
+from trtkit.target import get_target
 
 MINMAX = QuantSpec(estimator=Estimator.MINMAX)
-NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), min_size=1)
+NET = """g (float[1,4,4,4] x) => (float[1,64] y) {
+    a = Conv(x, w)\n r = Relu(a)\n p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(r)\n b = Conv(p, w)
+    f = Reshape(b, s)\n y = Gemm<transB=1>(f, v) }"""
 
 
-@pytest.mark.parametrize(("version", "number"), [
-    ("8.5.2", 8502), ("8.5", 8500), ("8.6.1.6", 8601), ("10.3.0", 100300), ("10.3", 100300), ("10.13.2", 101302),
-])
-def test_version_number_is_that_of_the_headers(version: str, number: int) -> None:
-    assert version_number(version) == number
-
-
-def test_format_cache_writes_the_bits_most_significant_first() -> None:
-    cache = format_cache({"input": struct.unpack(">f", bytes.fromhex("3c010a14"))[0], "one": 1.0}, "8.5.2")
-    assert cache == b"TRT-8502-EntropyCalibration2\ninput: 3c010a14\none: 3f800000\n"
-
-
-@given(st.dictionaries(NAMES, st.floats(2.0**-120, 2.0**100, width=32)))
-def test_cache_round_trip_keeps_names_and_bits(scales: dict[str, float]) -> None:
-    assert parse_cache(format_cache(scales, "10.3")) == scales
-
-
-def test_parse_cache_splits_at_the_last_colon() -> None:
-    scales = {"a: b": 0.5, "model/x:0": 0.25, "(Unnamed Layer* 3) [Shuffle]_output": 2.0, " lead": 1.0, "c:": 4.0}
-    assert parse_cache(format_cache(scales, "8.5.2")) == scales
-
-
-def test_parse_cache_reads_windows_lines_and_short_numbers() -> None:
-    assert parse_cache(b"TRT-100300-MinMaxCalibration\r\nx: 3f800000\r\nz: 0\r\n") == {"x": 1.0, "z": 0.0}
-
-
-@pytest.mark.parametrize(("data", "says"), [
-    pytest.param(b"", "first line is ''", id="empty"),
-    pytest.param(b"x: 3f800000\n", "first line is 'x: 3f800000'", id="no-header"),
-    pytest.param(b"\x80\x05pickle", "no TensorRT calibration cache", id="binary"),
-    pytest.param(b"TRT-8502-E\nx: 3f800000\njunk\n", "Line 3 .* 'junk'", id="no-colon"),
-    pytest.param(b"TRT-8502-E\nx: zz\n", "Line 2 .* 'x: zz'", id="no-number"),
-    pytest.param(b"TRT-8502-E\nx: 3f8000001\n", "Line 2", id="too-long"),
-    pytest.param(b"TRT-8502-E\nx: -1\n", "Line 2", id="negative"),
-    pytest.param(b"TRT-8502-E\nx:3f800000\n", "Line 2", id="no-space"),
-    pytest.param(b"TRT-8502-E\nx: 3f_80\n", "Line 2", id="underscore"),
-    pytest.param(b"TRT-8502-E\n: 3f800000\n", "Line 2", id="no-name"),
-    pytest.param(b"TRT-8502-E\n\nx: 3f800000\n", "Line 2", id="blank"),
-])
-def test_parse_cache_names_the_line_when_it_is_junk(data: bytes, says: str) -> None:
-    with pytest.raises(CalibrationError, match=says):
-        parse_cache(data)
+@pytest.fixture
+def net(make: Callable[..., onnx.ModelProto]) -> onnx.ModelProto:
+    random = np.random.default_rng(3)
+    return make(NET, w=random.normal(size=(4, 4, 1, 1)), s=np.array([1, 16]), v=random.normal(size=(64, 16)))
 
 
 def test_cache_scales_are_amax_by_127() -> None:
@@ -76,3 +40,44 @@ def test_cover_fused_gives_the_layer_the_scale_of_its_activation(make: Callable[
         a = Conv(x, w)\n r = Relu(a)\n b = Conv(r, w)\n s = Sigmoid(b)\n y = Relu(s) }""", w=np.ones((4, 4, 1, 1))))
     scales = {"x": 1.0, "r": 2.0, "b": 3.0, "y": 5.0, "s": 4.0}
     assert cover_fused(index, scales) == {**scales, "a": 2.0}
+
+
+def test_cache_becomes_a_table_that_gives_the_same_cache_again(
+        net: onnx.ModelProto, feeds: Callable[..., list[dict[str, np.ndarray]]],
+        table: Callable[..., CalibrationTable]) -> None:
+    xavier = get_target("jetson-xavier-jp5")
+    first = lower(net, xavier, Precision.INT8, table=table(net, feeds(net)), spec=MINMAX)
+    assert first.cache is not None
+    converted, missing = table_from_cache(net, first.cache)
+    assert (missing, converted.samples) == ((), 0)
+    assert converted.data.startswith("cache-")
+    for estimator in Estimator:
+        again = lower(net, xavier, Precision.INT8, table=converted, spec=QuantSpec(estimator, bias_correction=False))
+        assert parse_cache(again.cache or b"") == pytest.approx(parse_cache(first.cache), rel=1e-6)
+
+
+def test_cache_quantizes_for_a_cpu_with_the_low_end_that_the_operators_allow(net: onnx.ModelProto) -> None:
+    cache = format_cache(dict.fromkeys(("x", "r", "p", "b", "f", "y"), 2.0 / 127), "10.3")
+    converted, _ = table_from_cache(net, cache)
+    ranges = {name: estimate(converted.tensors[name], Estimator.MSE, symmetric=False) for name in ("x", "r", "p", "f")}
+    assert ranges == {name: (pytest.approx(low), pytest.approx(2.0))
+                      for name, low in {"x": -2.0, "r": 0.0, "p": 0.0, "f": -2.0}.items()}
+    lowered = lower(net, get_target("x86-vnni"), Precision.INT8, table=converted)
+    assert b"QuantizeLinear" in lowered.model
+
+
+def test_cache_gives_a_moved_tensor_the_range_of_its_source_and_names_what_is_missing(net: onnx.ModelProto) -> None:
+    converted, missing = table_from_cache(net, format_cache({"x": 0.0, "b": 1.0}, "10.3"))
+    assert converted.tensors["f"].amax == pytest.approx(127.0)
+    assert converted.tensors["x"].amax == 1.0  # all zero there; every grid holds it
+    assert set(missing) == {"r", "p", "y"}
+
+
+def test_cache_of_another_model_is_refused(net: onnx.ModelProto) -> None:
+    with pytest.raises(CalibrationError, match="None of the cache's 1 tensors, such as 'other'"):
+        table_from_cache(net, format_cache({"other": 1.0}, "10.3"))
+
+
+def test_bare_ranges_survive_the_table_file(net: onnx.ModelProto) -> None:
+    converted, _ = table_from_cache(net, format_cache({"x": 0.5}, "8.5.2"))
+    assert CalibrationTable.from_bytes(converted.to_bytes()) == converted

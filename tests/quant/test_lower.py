@@ -13,8 +13,8 @@ from trtkit.errors import AccuracyError, CalibrationError, SpecError
 from trtkit.graph import model_bytes, run_model
 from trtkit.precision import NodeSelector, Precision, QuantSpec
 from trtkit.quant import PLACEMENTS, Lowered, check_lowered, lower
-from trtkit.quant.cache import parse_cache
 from trtkit.ranges import CalibrationTable
+from trtkit.ranges.cache import parse_cache
 from trtkit.target import get_target, load_targets
 
 Make = Callable[..., onnx.ModelProto]

@@ -109,23 +109,16 @@ def _calibration(path: Path, verify: bool, limit: int) -> Iterable[Table]:
 
 
 def _cache(path: Path, verify: bool, limit: int) -> Iterable[Table]:
-    header, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    yield _facts(f"TensorRT calibration cache {path}", {"written for": header, "tensors": len(lines)})
+    from trtkit.ranges.cache import parse_cache
+
+    data = path.read_bytes()
+    scales = parse_cache(data)
+    header = data.split(b"\n", 1)[0].decode("ascii", "replace").strip()
+    yield _facts(f"TensorRT calibration cache {path}", {"written for": header, "tensors": len(scales)})
     table = Table("tensor", "amax")
-    for line in lines[:limit]:
-        name, _, bits = line.rpartition(": ")
-        table.add_row(name, f"{_scale(bits) * 127:.6g}")
-    yield _shortened(table, len(lines), limit)
-
-
-def _scale(bits: str) -> float:
-    import struct
-
-    try:
-        return float(struct.unpack(">f", bytes.fromhex(bits))[0])
-    except (ValueError, struct.error) as err:
-        raise SpecError(f"The cache has '{bits}' where 8 hexadecimal digits belong. Write it anew with: "
-                        "trtkit quantize") from err
+    for name, scale in list(scales.items())[:limit]:
+        table.add_row(name, f"{scale * 127:.6g}")
+    yield _shortened(table, len(scales), limit)
 
 
 def _onnx(path: Path, verify: bool, limit: int) -> Iterable[Table]:

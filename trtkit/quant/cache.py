@@ -1,44 +1,33 @@
-"""Calibration table <-> NVIDIA's calibration cache, the text that TensorRT 8.5 to 10.x reads on the weak path.
-
-    TRT-8502-EntropyCalibration2
-    input: 3c010a14
-
-One line a tensor: the bits of the float32 scale amax / 127, most significant first.
-Source: trtexec v10.3, readScalesFromCalibrationCache; NVIDIA/Deep-Learning-Accelerator-SW, qdq-translator.
-"""
+"""Calibration table <-> the scales of NVIDIA's calibration cache (trtkit.ranges.cache reads and writes its text)."""
 
 from __future__ import annotations
 
-import re
-import struct
+import hashlib
 from collections.abc import Mapping
+from typing import Any
 
+import onnx
+
+from trtkit.calib.observed import find_observed
 from trtkit.errors import CalibrationError
+from trtkit.graph import fingerprint
 from trtkit.precision import QuantSpec
 from trtkit.quant.index import GraphIndex
-from trtkit.ranges import CalibrationTable, estimate
+from trtkit.ranges import CalibrationTable, Histogram, estimate
+from trtkit.ranges.cache import parse_cache
 
-__all__ = ["cache_scales", "cover_fused", "format_cache", "parse_cache", "version_number"]
+__all__ = ["cache_scales", "cover_fused", "table_from_cache"]
 
-_ALGORITHM = "EntropyCalibration2"
-"""What IInt8EntropyCalibrator2 expects in the header, the only calibrator that DLA takes as well. The scales may come
-from any estimator: TensorRT takes them as they are."""
-
-_LINE = re.compile(r"(?P<name>.+): (?P<bits>[0-9a-fA-F]{1,8})")
-
-
-def version_number(version: str) -> int:
-    """Return TensorRT's own version number: 8.5.2 -> 8502, 10.3.0 -> 100300 (NvInferVersion.h)."""
-    parts = [int(part) for part in version.split(".")[:3]]
-    major, minor, patch = parts + [0] * (3 - len(parts))
-    return major * 10000 + minor * 100 + patch if major >= 10 else major * 1000 + minor * 100 + patch
+_POSITIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Sqrt"})
+_KEEPS_SIGN = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Concat", "Flatten", "Reshape",
+                         "Transpose", "Squeeze", "Unsqueeze", "Identity", "Dropout"})
 
 
 def cache_scales(table: CalibrationTable, spec: QuantSpec) -> dict[str, float]:
     """Return the symmetric INT8 scale amax / 127 of every tensor that the table saw; 1 / 127 for one that is all 0."""
     scales = {}
     for name, histogram in table.tensors.items():
-        if histogram.total:
+        if histogram.has_range:
             _, high = estimate(histogram, spec.estimator, symmetric=True, percentile=spec.percentile)
             scales[name] = high / 127
     return scales
@@ -59,30 +48,51 @@ def cover_fused(index: GraphIndex, scales: Mapping[str, float]) -> dict[str, flo
     return covered
 
 
-def format_cache(scales: Mapping[str, float], tensorrt: str) -> bytes:
-    """Return the cache file of a TensorRT version, such as "8.5.2"."""
-    lines = [f"TRT-{version_number(tensorrt)}-{_ALGORITHM}"]
-    lines += [f"{name}: {struct.pack('>f', scale).hex()}" for name, scale in scales.items()]
-    return ("\n".join(lines) + "\n").encode()
+def table_from_cache(model: onnx.ModelProto, cache: bytes) -> tuple[CalibrationTable, tuple[str, ...]]:
+    """Return a table of bare ranges, and the tensors that a calibration would count and the cache does not have.
 
+    Every estimator gives a bare range back as it is: how it was chosen was decided where the cache was made. The table
+    has no samples and its data is named "cache-" and a hash, so that it never passes for one of data. The lower end is
+    0 where the operator's values cannot be negative, so that a grid with a zero point loses nothing.
 
-def parse_cache(data: bytes) -> dict[str, float]:
-    """Return the scales in a cache file.
+    Args:
+        model: The FP32 model that the cache was made for, with the same tensor names.
+        cache: Written by TensorRT, trtexec, or trtkit for some other version.
 
     Raises:
-        CalibrationError: It is no calibration cache; the line is named.
+        CalibrationError: It is no cache, or has none of the model's tensors.
     """
-    first, *lines = data.decode("utf-8", errors="replace").replace("\r\n", "\n").split("\n")
-    if not first.startswith("TRT-"):
-        raise CalibrationError(f"This is no TensorRT calibration cache: its first line is {first[:60]!r}, not "
-                               "'TRT-<version>-<algorithm>'. Write one: trtkit quantize --target TARGET")
-    if lines and not lines[-1]:
-        lines.pop()
-    scales = {}
-    for number, line in enumerate(lines, start=2):
-        match = _LINE.fullmatch(line)
-        if match is None:
-            raise CalibrationError(f"Line {number} of the calibration cache is {line[:80]!r}, not 'tensor: 3c010a14'. "
-                                   "Write it anew: trtkit quantize --target TARGET")
-        scales[match["name"]] = struct.unpack(">f", bytes.fromhex(match["bits"].zfill(8)))[0]
-    return scales
+    scales = parse_cache(cache)
+    observed, positive = find_observed(model), _never_negative(GraphIndex(model))
+    sources = {**{name: name for name in (*observed.inputs, *observed.tensors)}, **observed.copies}
+    found = {name: scales.get(name, scales.get(source)) for name, source in sources.items()}
+    tensors = {name: _range(scale, name in positive) for name, scale in found.items() if scale is not None}
+    if not tensors:
+        raise CalibrationError(f"None of the cache's {len(scales)} tensors, such as '{next(iter(scales), '')}', is in "
+                               f"this model, whose inputs are {', '.join(observed.inputs)}. Give the model that it was "
+                               "made for, before any renaming")
+    data = f"cache-{hashlib.sha256(cache).hexdigest()[:32]}"
+    missing = tuple(name for name, scale in found.items() if scale is None)
+    return CalibrationTable(tensors, 0, fingerprint(model), data, ""), missing
+
+
+def _range(scale: float, positive: bool) -> Histogram:
+    amax = 127 * scale or 1.0  # of a tensor that is 0 throughout, which every grid holds
+    return Histogram.of_range(0.0 if positive else -amax, amax)
+
+
+def _never_negative(index: GraphIndex) -> set[str]:
+    positive: set[str] = set()
+    for node in index.nodes:
+        if node.output and _is_positive(index, node, positive):
+            positive.add(node.output[0])
+    return positive
+
+
+def _is_positive(index: GraphIndex, node: Any, positive: set[str]) -> bool:
+    if node.op_type == "Clip":
+        bounds = index.clip_bounds(node)
+        return bounds is not None and bounds[0] >= 0
+    if node.op_type == "Concat":
+        return all(name in positive for name in node.input)
+    return node.op_type in _POSITIVE or (node.op_type in _KEEPS_SIGN and node.input[0] in positive)

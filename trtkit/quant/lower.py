@@ -14,12 +14,13 @@ from trtkit.graph.model import infer_shapes, model_bytes, upgrade_opset
 from trtkit.graph.run import run_model
 from trtkit.metrics import cosine, sqnr_db
 from trtkit.precision import Precision, QuantSpec
-from trtkit.quant.cache import cache_scales, cover_fused, format_cache
+from trtkit.quant.cache import cache_scales, cover_fused
 from trtkit.quant.index import GraphIndex
 from trtkit.quant.placement import get_placement
 from trtkit.quant.qdq import insert_qdq
 from trtkit.quant.typed import to_fp16
 from trtkit.ranges import CalibrationTable
+from trtkit.ranges.cache import format_cache
 from trtkit.runtime.ort import AS_WRITTEN
 from trtkit.target import Target
 from trtkit.tensors import Feeds

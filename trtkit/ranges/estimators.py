@@ -102,7 +102,7 @@ def estimate(histogram: Histogram, estimator: Estimator, *, symmetric: bool, lev
     Returns:
         (low, high) with low <= 0 <= high and low < high. Data that is never negative gives low = 0 exactly in an
         asymmetric range, data never positive high = 0. A tensor that is zero throughout gets (-1, 1), or (0, 1):
-        every grid holds it exactly.
+        every grid holds it exactly. A bare range comes back as it is, whatever the estimator.
 
     Raises:
         CalibrationError: The histogram is empty, or counts infinities or NaN.
@@ -112,12 +112,14 @@ def estimate(histogram: Histogram, estimator: Estimator, *, symmetric: bool, lev
         raise SpecError(f"levels is {levels}; give an even number of integer codes, 256 for 8 bits")
     if not 50.0 < percentile <= 100.0:
         raise SpecError(f"percentile is {percentile}; it must lie above 50 and at most at 100")
-    if not histogram.total:
+    if not histogram.has_range:
         raise CalibrationError("A histogram without values has no range. Calibrate with at least one sample")
     if histogram.non_finite:
         raise CalibrationError(f"A histogram counts {histogram.non_finite} infinite or NaN values of "
                                f"{histogram.total}, so it has no range. Find the sample that gives them")
     if histogram.amax < np.finfo(np.float32).tiny * levels:  # its scale would not be a normal float32
         return (-1.0, 1.0) if symmetric else (0.0, 1.0)
+    if histogram.is_bare_range:
+        estimator = Estimator.MINMAX
     low, high = ESTIMATORS[Estimator(estimator)](histogram, Grid(symmetric, levels, percentile))
     return low + 0.0, high + 0.0  # no negative zeros

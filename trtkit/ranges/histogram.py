@@ -41,6 +41,8 @@ def count_patterns(values: NDArray[np.float32]) -> NDArray[np.int64]:
 class Histogram:
     """Counts of the values that one tensor took, sparse.
 
+    A bare range, as a calibration cache made elsewhere gives it, has min and max and no counts.
+
     Attributes:
         bins: Upper 16 bits of the float32 pattern of each bin that occurs, shape (N,), uint16, ascending.
         counts: Values in each bin, shape (N,), uint64, > 0.
@@ -62,6 +64,11 @@ class Histogram:
     def empty(cls) -> Histogram:
         """Return a histogram of no values."""
         return cls(np.empty(0, np.uint16), np.empty(0, np.uint64), 0.0, 0.0)
+
+    @classmethod
+    def of_range(cls, low: float, high: float) -> Histogram:
+        """Return a bare range, low <= 0 <= high, with no counts."""
+        return cls(np.empty(0, np.uint16), np.empty(0, np.uint64), low, high)
 
     @classmethod
     def of(cls, values: NDArray[Any]) -> Histogram:
@@ -101,6 +108,16 @@ class Histogram:
         return int(self.counts.sum())
 
     @property
+    def is_bare_range(self) -> bool:
+        """Whether only its ends are known: nothing was counted here."""
+        return not self.counts.size and self.min < self.max
+
+    @property
+    def has_range(self) -> bool:
+        """Whether there is a range to estimate: values were counted, or its ends are known."""
+        return bool(self.counts.size) or self.is_bare_range
+
+    @property
     def zeros(self) -> int:
         """How many values were zero, or so small (below 2**-133) that they share its bin."""
         return int(self.counts[(self.bins & ~np.uint16(_NEGATIVE)) == 0].sum())
@@ -134,7 +151,9 @@ class Histogram:
         return low, high, counts[order]
 
     def sample(self, shape: tuple[int, ...], generator: np.random.Generator) -> NDArray[np.float32]:
-        """Return random values of this distribution, to the resolution of the bins; zeros when nothing was counted."""
+        """Return random values of this distribution, to the resolution of the bins; uniform ones of a bare range."""
+        if self.is_bare_range:
+            return generator.uniform(self.min, self.max, shape).astype(np.float32)
         low, high, counts = self.intervals()
         if not counts.size:
             return np.zeros(shape, np.float32)

@@ -36,7 +36,7 @@ def activation_grid(table: CalibrationTable, tensor: str, placement: Placement, 
         CalibrationError: The table has no values for this tensor.
     """
     histogram = table.tensors.get(tensor)
-    if histogram is None or histogram.total == 0:
+    if histogram is None or not histogram.has_range:
         raise CalibrationError(f"The calibration table has no values for tensor '{tensor}', which is to be quantized. "
                                "Calibrate this very model: trtkit calibrate MODEL --data DIR -o TABLE")
     bounds = placement.activation_bounds
