@@ -29,6 +29,11 @@ def test_select_returns_the_nodes_that_a_pattern_matches(selector: NodeSelector,
     assert selector.select(NODES) == chosen
 
 
+def test_select_takes_a_name_to_the_letter_when_a_node_is_called_so() -> None:
+    nodes = [("blocks[0]/conv*", "Conv"), ("blocks[0]/conv*2", "Conv"), ("blocks0/conv1", "Conv")]
+    assert NodeSelector(names=("blocks[0]/conv*",)).select(nodes) == {"blocks[0]/conv*"}
+
+
 @pytest.mark.parametrize(("selector", "match"), [
     pytest.param(NodeSelector(names=("/head/*", "/neck/*")), r"Selector '/neck/\*' matches no node's name.*/head/fc",
                  id="name"),

@@ -62,7 +62,8 @@ class NodeSelector:
     """Nodes chosen by shell-style patterns on their names or operator types.
 
     Attributes:
-        names: Patterns such as "/head/*"; a node is chosen when one matches its name.
+        names: Patterns such as "/head/*"; a node is chosen when one matches its name. A pattern that is a node's name
+            to the letter chooses that node alone, whatever stars and brackets it holds.
         op_types: Patterns such as "Gemm"; a node is chosen when one matches its operator.
     """
 
@@ -81,8 +82,10 @@ class NodeSelector:
         nodes = list(nodes)
         chosen: set[str] = set()
         for patterns, position, kind in ((self.names, 0, "name"), (self.op_types, 1, "operator")):
+            literal = {node[position] for node in nodes} if position == 0 else set()
             for pattern in patterns:
-                hits = {node[0] for node in nodes if fnmatch.fnmatchcase(node[position], pattern)}
+                hits = {pattern} if pattern in literal else {node[0] for node in nodes
+                                                             if fnmatch.fnmatchcase(node[position], pattern)}
                 if not hits:
                     some = ", ".join(sorted({node[position] for node in nodes})[:8])
                     raise SpecError(f"Selector '{pattern}' matches no node's {kind}. There are, among others: {some}")
