@@ -15,11 +15,12 @@ def preset(target: Target) -> tuple[str, ...]:
     """Return the names of the passes that a model for `target` runs through, in order.
 
     All targets: constants, no-ops, BatchNorm and Pad, canonical forms (LayerNormalization where the runtime has a layer
-    for it: TensorRT from 8.6), equal initializers. TensorRT 8.x also: int64 to int32.
+    for it: TensorRT from 8.6), scales and shifts beside convolutions, equal initializers. TensorRT 8.x
+    also: int64 to int32.
     """
     fuse = tuple(name for name in _FUSE if not (name == "fuse-layernorm" and _lacks_layernorm(target)))
     narrow = ("int64-to-int32",) if _major(target) == 8 else ()
-    return (*_CLEAN, *_FOLD, *fuse, "merge-initializers", *narrow)
+    return (*_CLEAN, *_FOLD, *fuse, "fold-affine", "merge-initializers", *narrow)
 
 
 def _major(target: Target) -> int:

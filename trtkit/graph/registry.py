@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from trtkit.errors import SpecError
 from trtkit.graph.passes.activations import FUSE_GELU, FUSE_HARDSWISH, FUSE_SILU
+from trtkit.graph.passes.affine import FOLD_AFFINE
 from trtkit.graph.passes.attention import MERGE_ATTENTION_SCALE
 from trtkit.graph.passes.batch import fix_batch
 from trtkit.graph.passes.batchnorm import FOLD_BATCHNORM
@@ -54,8 +55,8 @@ def _plain(step: Pass) -> PassEntry:
 
 _ENTRIES = (
     *map(_plain, (FOLD_CONSTANTS, REMOVE_IDENTITIES, REMOVE_DROPOUT, REMOVE_NOOPS, FOLD_BATCHNORM, FOLD_PAD,
-                  FUSE_LAYERNORM, FUSE_GELU, FUSE_HARDSWISH, FUSE_SILU, FUSE_GLOBAL_POOL, MERGE_ATTENTION_SCALE,
-                  MERGE_INITIALIZERS, INT64_TO_INT32)),
+                  FUSE_LAYERNORM, FUSE_GELU, FUSE_HARDSWISH, FUSE_SILU, FUSE_GLOBAL_POOL, FOLD_AFFINE,
+                  MERGE_ATTENTION_SCALE, MERGE_INITIALIZERS, INT64_TO_INT32)),
     PassEntry("fix-batch", "Set the dynamic batch to a size", fix_batch, "N"),
     PassEntry("embed-preprocess", "Take uint8 images: scale, mean, std, colour order and layout go into the graph",
               parse_embed_preprocess, "FILE.toml[,nhwc]"),

@@ -13,12 +13,12 @@ from trtkit.graph.editor import Editor, constant, given, producer
 from trtkit.graph.rule import Outcome, Pass, for_each
 from trtkit.tensors import Array
 
-__all__ = ["FOLD_BATCHNORM"]
+__all__ = ["FOLD_BATCHNORM", "HOSTS", "scale_outputs"]
 
 
 def _fold(editor: Editor, owner: gs.Graph, node: gs.Node) -> Outcome:
     host = producer(node.inputs[0])
-    if host is None or host.op not in _CHANNELS or host.domain:
+    if host is None or host.op not in HOSTS or host.domain:
         return f"its input comes from {host.op if host else 'a graph input'}, not from Conv, ConvTranspose or Gemm"
     if node.attrs.get("training_mode", 0) or len(node.outputs) > 1:
         return "it is in training mode"
@@ -39,15 +39,15 @@ def _fold(editor: Editor, owner: gs.Graph, node: gs.Node) -> Outcome:
     scale, shift, mean, variance = (np.asarray(parameter, np.float64) for parameter in parameters)
     gain = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
     folded_bias = (np.asarray(offset, np.float64).reshape(-1) - mean) * gain + shift
-    new_weight = editor.constant(f"{host.inputs[1].name}_bn", _scaled(weight, gain, host))
+    new_weight = editor.constant(f"{host.inputs[1].name}_bn", scale_outputs(weight, gain, host))
     new_bias = editor.constant(f"{node.outputs[0].name}_bias", folded_bias.astype(weight.dtype))
     host.inputs = [host.inputs[0], new_weight, new_bias]
     return editor.bypass(owner, node, node.inputs[0])
 
 
-def _scaled(weight: Array, gain: Array, host: gs.Node) -> Array:
-    """Return weights times gain along their output channels, computed in float64."""
-    return _CHANNELS[host.op](np.asarray(weight, np.float64), gain, host).astype(weight.dtype)
+def scale_outputs(weight: Array, gain: Array, host: gs.Node) -> Array:
+    """Return the weights of one of HOSTS times `gain`, shape (C_out,), along its output channels; through float64."""
+    return HOSTS[host.op](np.asarray(weight, np.float64), gain, host).astype(weight.dtype)
 
 
 def _conv(weight: Array, gain: Array, host: gs.Node) -> Array:
@@ -67,7 +67,7 @@ def _gemm(weight: Array, gain: Array, host: gs.Node) -> Array:
     return weight * (gain.reshape(-1, 1) if host.attrs.get("transB", 0) else gain)
 
 
-_CHANNELS = {"Conv": _conv, "ConvTranspose": _conv_transpose, "Gemm": _gemm}
+HOSTS = {"Conv": _conv, "ConvTranspose": _conv_transpose, "Gemm": _gemm}
 
 FOLD_BATCHNORM = Pass("fold-batchnorm", "Fold BatchNormalization into Conv, ConvTranspose or Gemm before it",
                       for_each(("BatchNormalization",), _fold))
