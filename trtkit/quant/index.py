@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from trtkit.errors import GraphError
 from trtkit.tensors import Array
 
-__all__ = ["GraphIndex", "as_tensor", "attribute", "hide_initializers", "node_name", "subgraph_reads"]
+__all__ = ["GraphIndex", "as_tensor", "attribute", "hide_initializers", "node_name", "store_nodes", "subgraph_reads"]
 
 
 _FIRST_IR_WITH_CONSTANTS = 4
@@ -128,3 +128,21 @@ def subgraph_reads(node: Any) -> Iterator[str]:
 def as_tensor(name: str, array: Array) -> Any:
     """Return an initializer of that name."""
     return numpy_helper.from_array(np.asarray(array, order="C"), name)
+
+
+def store_nodes(graph: onnx.GraphProto, index: GraphIndex, nodes: Iterable[Any], initializers: Iterable[Any]) -> None:
+    """Give a graph these nodes and those of the initializers that something reads, in place.
+
+    Args:
+        graph: What `index` was made of; its inferred types are dropped.
+        index: Knows what subgraphs read, and the outputs.
+        nodes: In topological order; they may be the graph's own.
+        initializers: Candidates, each name once.
+    """
+    nodes = list(nodes)
+    used = {name for node in nodes for name in node.input} | index.captured | set(index.outputs)
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    kept = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in initializers if tensor.name in used]
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(copies)
+    graph.initializer.extend(kept)

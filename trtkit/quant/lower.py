@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -11,14 +11,24 @@ import onnx
 
 from trtkit.errors import AccuracyError, CalibrationError
 from trtkit.graph.model import infer_shapes, model_bytes, upgrade_opset
+from trtkit.graph.opset import model_opset
 from trtkit.graph.run import run_model
 from trtkit.metrics import cosine, sqnr_db
 from trtkit.precision import Precision, QuantSpec
 from trtkit.quant.cache import cache_scales, cover_fused
+from trtkit.quant.dla import dla_coverage, tie_scales
+from trtkit.quant.dynamic import to_int8_dynamic
+from trtkit.quant.emulation import emulate_bf16
+from trtkit.quant.fp8 import insert_fp8
+from trtkit.quant.half import BF16, FP16
 from trtkit.quant.index import GraphIndex
+from trtkit.quant.int4 import BLOCK_OPSET, insert_int4
+from trtkit.quant.keeplist import fp32_nodes, keep_notes
+from trtkit.quant.mixed import SCALE_OPSET, type_quantized
+from trtkit.quant.nbits import to_matmul_nbits
 from trtkit.quant.placement import get_placement
 from trtkit.quant.qdq import insert_qdq
-from trtkit.quant.typed import to_fp16
+from trtkit.quant.typed import BF16_OPSET, to_half
 from trtkit.ranges import CalibrationTable
 from trtkit.ranges.cache import format_cache
 from trtkit.runtime.ort import AS_WRITTEN
@@ -42,7 +52,8 @@ class Lowered:
         precision: What it runs in.
         model: ONNX for the target: typed or with Q/DQ; plain FP32 on the weak path.
         simulation: ONNX that computes in ONNX Runtime what the target will compute: the same bytes as `model`, except
-            on the weak path, where builder flags and the cache make the difference.
+            on the weak path, where builder flags and the cache make the difference, and for BF16, which ONNX Runtime's
+            CPU kernels lack: float32 that is rounded after every node.
         cache: Calibration cache of the weak INT8 path, else None.
         notes: What was done, for people.
         as_written: `simulation` must run without graph optimizations. Between DQ and Q, an activation function aside,
@@ -83,13 +94,17 @@ def lower(model: onnx.ModelProto, target: Target, precision: Precision, *, table
     typed, notes = _LOWERINGS[precision](_Request(model, target, table, spec))
     if target.is_tensorrt:
         typed.metadata_props.add(key=AS_WRITTEN, value="1")
-    simulation = model_bytes(typed)
+    simulation = model_bytes(emulate_bf16(typed) if precision is Precision.BF16 else typed)
     if target.typing != "weak":
-        return Lowered(target.name, precision, simulation, simulation, None, notes, target.is_tensorrt)
+        lowered = model_bytes(typed) if precision is Precision.BF16 else simulation
+        return Lowered(target.name, precision, lowered, simulation, None, notes, target.is_tensorrt)
+    on_dla = target.device == "dla"
+    if on_dla:
+        notes += (str(dla_coverage(model, target.sm)),)
     cache = None
     if precision.calibrated and table is not None:
         scales = cover_fused(GraphIndex(model), cache_scales(table, spec))
-        cache = format_cache(scales, target.tensorrt)
+        cache = format_cache(tie_scales(model, scales) if on_dla else scales, target.tensorrt)
         notes += ("on the board: plain ONNX, builder flag and calibration cache; accuracy here: its explicit form",)
     return Lowered(target.name, precision, model_bytes(model), simulation, cache, notes, as_written=True)
 
@@ -102,6 +117,10 @@ class _Request:
     target: Target
     table: CalibrationTable | None
     spec: QuantSpec
+
+    def at_opset(self, opset: int) -> onnx.ModelProto:
+        """Return the model at this opset at least, types inferred."""
+        return self.model if model_opset(self.model) >= opset else infer_shapes(upgrade_opset(self.model, opset))
 
     @property
     def calibration(self) -> CalibrationTable:
@@ -119,8 +138,13 @@ def _fp32(request: _Request) -> _Typed:
 
 
 def _fp16(request: _Request) -> _Typed:
-    typed, kept = to_fp16(request.model, table=request.table, keep=request.spec.keep)
-    return typed, (f"{len(kept)} nodes stay in FP32",)
+    typed, reasons = to_half(request.model, FP16, table=request.table, keep=request.spec.keep)
+    return typed, keep_notes(reasons)
+
+
+def _bf16(request: _Request) -> _Typed:
+    typed, reasons = to_half(request.at_opset(BF16_OPSET), BF16, table=request.table, keep=request.spec.keep)
+    return typed, keep_notes(reasons)
 
 
 def _int8(request: _Request) -> _Typed:
@@ -130,10 +154,47 @@ def _int8(request: _Request) -> _Typed:
                    f"activation functions absorbed, {report.kept} nodes kept in float",)
 
 
+def _int8_fp16(request: _Request) -> _Typed:
+    newer = request.at_opset(SCALE_OPSET)
+    return _half_around(newer, *_int8(replace(request, model=newer)), request.table)
+
+
+def _fp8(request: _Request) -> _Typed:
+    newer = request.at_opset(SCALE_OPSET)
+    return _half_around(newer, *insert_fp8(newer, request.calibration, keep=request.spec.keep), request.table)
+
+
+def _int8_dynamic(request: _Request) -> _Typed:
+    return to_int8_dynamic(request.model, request.spec,
+                           weight_max=get_placement(request.target.placement).weight_max)
+
+
+def _int4(request: _Request) -> _Typed:
+    if not request.target.is_tensorrt:
+        return to_matmul_nbits(request.model, request.spec)
+    newer = request.at_opset(BLOCK_OPSET)
+    spec = request.spec
+    quantized = insert_int4(newer, block=spec.block, rounding=spec.rounding, keep=spec.keep)
+    return _half_around(newer, *quantized, request.table)
+
+
+def _half_around(model: onnx.ModelProto, quantized: onnx.ModelProto, notes: tuple[str, ...],
+                 table: CalibrationTable | None) -> _Typed:
+    """Give what is not quantized FP16 tensors; the ranges of the float model say what must not have them."""
+    quantized = infer_shapes(quantized)
+    reasons = type_quantized(quantized, fp32_nodes(GraphIndex(model), FP16, model_opset(model), table))
+    return quantized, notes + keep_notes(reasons)
+
+
 _LOWERINGS: Mapping[Precision, Callable[[_Request], _Typed]] = MappingProxyType({
     Precision.FP32: _fp32,
     Precision.FP16: _fp16,
+    Precision.BF16: _bf16,
     Precision.INT8: _int8,
+    Precision.INT8_FP16: _int8_fp16,
+    Precision.INT8_DYNAMIC: _int8_dynamic,
+    Precision.FP8: _fp8,
+    Precision.INT4: _int4,
 })
 
 

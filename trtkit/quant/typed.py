@@ -1,101 +1,91 @@
-"""FP32 graph -> graph whose tensors are FP16 where that is safe: what strongly typed TensorRT takes as its precision.
+"""FP32 graph -> graph of FP16 or BF16 tensors where that is safe: what strongly typed TensorRT takes as precision.
 
-Inputs and outputs of the model keep their types; Casts stand where a float16 tensor meets a float32 node and back.
-A node stays in FP32 when its operator is numerically delicate, when it holds subgraphs, when a constant of it does not
-fit into float16, or when calibration saw a value near float16's limit on one of its tensors.
+Inputs and outputs of the model keep their types; Casts stand where a 16-bit tensor meets a float32 node and back.
+Q/DQ pairs take the type of what they stand between: Q that of its input, DQ that of its readers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
-import numpy as np
 import onnx
 from onnx import TensorProto
 
+from trtkit.graph.opset import model_opset
 from trtkit.precision import NodeSelector
-from trtkit.quant.index import GraphIndex, as_tensor, hide_initializers, node_name
+from trtkit.quant.half import FP16, HalfFormat
+from trtkit.quant.index import GraphIndex, hide_initializers, node_name, store_nodes
+from trtkit.quant.keeplist import FP32_INPUTS, fp32_nodes
 from trtkit.ranges import CalibrationTable
-from trtkit.tensors import Array
 
-__all__ = ["FP32_OPS", "to_fp16"]
+__all__ = ["BF16_OPSET", "to_half", "type_graph"]
 
-FP32_OPS = frozenset({
-    "Softmax", "LogSoftmax", "LayerNormalization", "InstanceNormalization", "GroupNormalization", "LpNormalization",
-    "ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceProd", "CumSum",
-    "Pow", "Exp", "Log", "Sqrt", "Reciprocal", "TopK", "NonMaxSuppression", "RoiAlign", "Range", "GridSample",
-    "Constant", "ConstantOfShape", "EyeLike", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike",
-    "Bernoulli", "Multinomial", "HannWindow", "HammingWindow", "BlackmanWindow", "MelWeightMatrix",
-    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul",
-})
-"""Operators kept in FP32: reductions and exponentials lose digits or overflow, coordinates and counts need them all."""
+BF16_OPSET = 22
+"""ONNX opset in which convolutions and pooling take BF16."""
 
-_FP32_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
-"""Inputs that the operator defines as float32."""
-
-_LARGEST = 65504.0
-_SMALLEST = 2.0**-24
 _NOTHING = NodeSelector()
-_HEADROOM = 0.5
-"""Calibration data shows a part of what will come: values above half of the largest float16 count as overflow."""
 
 
-def to_fp16(model: onnx.ModelProto, *, table: CalibrationTable | None = None,
-            keep: NodeSelector = _NOTHING) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """Return an FP16-typed copy of a model and the names of the float nodes that stayed in FP32.
+def to_half(model: onnx.ModelProto, half: HalfFormat = FP16, *, table: CalibrationTable | None = None,
+            keep: NodeSelector = _NOTHING) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """Return a 16-bit copy of a model and the nodes that stayed in FP32, each with the reason.
 
     Args:
-        model: FP32, types inferred, weights as initializers.
-        table: When given, nodes on tensors that came near the limit of float16 stay in FP32.
+        model: FP32, types inferred, weights as initializers. Its opset limits what can be 16-bit: BF16 needs 22 for
+            convolutions and pooling.
+        half: The format.
+        table: When given, nodes on tensors that are too large or too small for `half` stay in FP32.
         keep: Further nodes that stay in FP32.
 
     Raises:
         SpecError: A keep selector matches nothing.
     """
-    half = onnx.ModelProto()
-    half.CopyFrom(model)
-    hide_initializers(half)
-    index = GraphIndex(half)
-    kept = keep.select((node_name(node), node.op_type) for node in index.nodes)
-    conversion = _Conversion(index)
-    fp32_names = []
+    typed = onnx.ModelProto()
+    typed.CopyFrom(model)
+    hide_initializers(typed)
+    index = GraphIndex(typed)
+    reasons = fp32_nodes(index, half, model_opset(typed), table, keep)
+    type_graph(typed, index, half, reasons)
+    return typed, reasons
+
+
+def type_graph(model: onnx.ModelProto, index: GraphIndex, half: HalfFormat, kept: Container[str]) -> None:
+    """Give every node of a model that is not kept 16-bit tensors, in place.
+
+    Args:
+        model: As for `to_half`.
+        index: Of this model; spent afterwards.
+        half: The format.
+        kept: Names of the nodes that stay in FP32.
+    """
+    conversion = _Conversion(index, half)
     for node in index.nodes:
-        floats = [n for n in (*node.input, *node.output) if n and index.is_float(n)]
+        floats = any(name and index.is_float(name) for name in (*node.input, *node.output))
         if not floats:
             conversion.nodes.append(node)
-        elif node_name(node) in kept or _delicate(index, node, floats, table):
-            fp32_names.append(node_name(node))
+        elif node_name(node) in kept or _follows_fp32(index, node, conversion.halves, kept):
             conversion.keep(node)
         else:
             conversion.convert(node)
-    conversion.write(half.graph)
-    return half, tuple(fp32_names)
+    conversion.write(model.graph)
 
 
-def _delicate(index: GraphIndex, node: Any, floats: list[str], table: CalibrationTable | None) -> bool:
-    if node.op_type in FP32_OPS or any(item.HasField("g") or item.graphs for item in node.attribute):
-        return True
-    for name in floats:
-        value = index.constant(name)
-        if value is not None and not _fits(value):
-            return True
-        histogram = table.tensors.get(name) if table is not None else None
-        if histogram is not None and histogram.total and max(-histogram.min, histogram.max) > _HEADROOM * _LARGEST:
-            return True
-    return False
-
-
-def _fits(value: Array) -> bool:
-    magnitude = np.abs(value)
-    largest = float(magnitude.max(initial=0.0))
-    return largest <= _LARGEST and (largest == 0.0 or largest >= _SMALLEST)
+def _follows_fp32(index: GraphIndex, node: Any, halves: set[str], kept: Container[str]) -> bool:
+    """Whether a Q reads a float32 tensor, or a DQ is read by kept nodes alone."""
+    if node.op_type == "QuantizeLinear":
+        return node.input[0] not in halves
+    if node.op_type != "DequantizeLinear":
+        return False
+    readers = index.readers.get(node.output[0], ())
+    return bool(readers) and all(node_name(reader) in kept for reader, _ in readers)
 
 
 class _Conversion:
     """Builds the typed node list; every tensor keeps its name in the type it is made in."""
 
-    def __init__(self, index: GraphIndex) -> None:
-        self.index = index
+    def __init__(self, index: GraphIndex, half: HalfFormat) -> None:
+        self.index, self.half = index, half
         self.nodes: list[Any] = []
         self.halves: set[str] = set()
         self.forms: dict[tuple[str, int], str] = {}
@@ -109,40 +99,41 @@ class _Conversion:
         self.nodes.append(node)
 
     def convert(self, node: Any) -> None:
-        """Add a node that computes in FP16."""
+        """Add a node that computes in 16 bits."""
         for position, name in enumerate(node.input):
             if name and self.index.is_float(name):
-                wanted = position not in _FP32_INPUTS.get(node.op_type, ())
-                node.input[position] = self._form(name, TensorProto.FLOAT16 if wanted else TensorProto.FLOAT)
+                wanted = position not in FP32_INPUTS.get(node.op_type, ())
+                node.input[position] = self._form(name, self.half.code if wanted else TensorProto.FLOAT)
         if node.op_type == "Cast":
             for item in node.attribute:
                 if item.name == "to" and item.i == TensorProto.FLOAT:
-                    item.i = TensorProto.FLOAT16
+                    item.i = self.half.code
         self.nodes.append(node)
         for position, name in enumerate(node.output):
             if name and self.index.is_float(name):
                 self._made_half(node, position, name)
 
     def _made_half(self, node: Any, position: int, name: str) -> None:
-        """Note that an output is FP16 now; an output of the graph, or what a subgraph reads, is cast back."""
+        """Note that an output is 16-bit now; an output of the graph, or what a subgraph reads, is cast back."""
         if name in self.index.outputs or name in self.index.captured:
-            half = self.index.new_name(f"{name}_fp16")
-            node.output[position] = half
-            self.forms[name, TensorProto.FLOAT16] = half
-            self.nodes.append(_cast(half, name, TensorProto.FLOAT))
+            made = self.index.new_name(f"{name}_{self.half.name.lower()}")
+            node.output[position] = made
+            self.forms[name, self.half.code] = made
+            self.nodes.append(_cast(made, name, TensorProto.FLOAT))
         else:
             self.halves.add(name)
 
     def _form(self, name: str, wanted: int) -> str:
         """Return the name under which a float tensor is available in the wanted type, adding a Cast where needed."""
-        native = TensorProto.FLOAT16 if name in self.halves else TensorProto.FLOAT
+        native = self.half.code if name in self.halves else TensorProto.FLOAT
         if native == wanted:
             return name
         if (name, wanted) not in self.forms:
-            made = self.index.new_name(f"{name}_fp16" if wanted == TensorProto.FLOAT16 else f"{name}_fp32")
+            kind = "fp32" if wanted == TensorProto.FLOAT else self.half.name.lower()
+            made = self.index.new_name(f"{name}_{kind}")
             constant = self.index.constant(name)
             if constant is not None:
-                self.initializers[made] = as_tensor(made, constant.astype(np.float16))
+                self.initializers[made] = self.half.tensor(made, constant)
             else:
                 self.nodes.append(_cast(name, made, wanted))
             self.forms[name, wanted] = made
@@ -150,13 +141,7 @@ class _Conversion:
 
     def write(self, graph: onnx.GraphProto) -> None:
         """Store the typed graph."""
-        used = {name for node in self.nodes for name in node.input} | self.index.captured | set(self.index.outputs)
-        kept = [onnx.TensorProto.FromString(tensor.SerializeToString())
-                for name, tensor in self.initializers.items() if name in used]
-        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self.nodes]
-        del graph.node[:], graph.initializer[:], graph.value_info[:]
-        graph.node.extend(nodes)
-        graph.initializer.extend(kept)
+        store_nodes(graph, self.index, self.nodes, self.initializers.values())
 
 
 def _cast(source: str, result: str, to: int) -> Any:
