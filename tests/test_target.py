@@ -47,7 +47,7 @@ def test_an_unknown_target_is_an_error_that_lists_them() -> None:
     ({"precisions": "'int8'"}, "target 'my-board' precisions is 'int8'. Give a list in brackets"),
     ({"precisions": "[8]"}, "target 'my-board' precisions is 8. Choose one of: fp32, fp16, bf16, int8, "),
     ({"precisions": "['int3']"}, "target 'my-board' precisions is 'int3'. Choose one of: fp32, fp16, bf16, int8, "),
-    ({"precisions": "['fp8']"}, "Target 'my-board': precisions has fp8, but it needs compute capability 8.9, the GPU has "),
+    ({"precisions": "['fp8']"}, "Target 'my-board': precisions has fp8, but it needs compute capability 8.9"),
     ({"precisions": "['int8-dynamic']"}, "precisions has int8-dynamic, but TensorRT has no kernels for scales found"),
     ({"opset": "'17'"}, "target 'my-board' opset is '17'. Give a whole number"),
     ({"sm": "8.7"}, "target 'my-board' sm is 8.7. Give text in quotes"),
@@ -63,6 +63,9 @@ def test_an_unknown_target_is_an_error_that_lists_them() -> None:
     ({"runtime": "'onnxruntime'", "device": "'cpu'"}, "typing is 'strong'. TensorRT targets are strong or weak, CPU"),
     ({"runtime": "'tensorrt_rtx'", "typing": "'weak'"}, "TensorRT 11 and TensorRT-RTX have no weak typing"),
     ({"tensorrt": "'11.4'", "typing": "'weak'"}, "TensorRT 11 and TensorRT-RTX have no weak typing"),
+    ({"device": "'dla'", "sm": "'11.0'"}, "Xavier (7.2) and Orin (8.7) have them, Thor has none. Use device cuda"),
+    ({"device": "'dla'", "sm": "'8.7'", "tensorrt": "'10.13'", "precisions": "['fp16']"}, "10.7 was the last that did"),
+    ({"device": "'dla'", "tensorrt": "''", "sm": "''", "runtime": "'tensorrt_rtx'"}, "never uses a DLA"),
     ({"tensorrt": "'8.5'"}, "TensorRT 8.5 has no strong typing. Use typing weak"),
 ], ids=str)
 def test_a_row_is_refused_when_it_is_wrong_or_contradicts_itself(

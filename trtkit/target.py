@@ -31,6 +31,9 @@ _NEEDS = MappingProxyType({  # oldest compute capability, oldest TensorRT
 TensorRT-RTX 1.7 refuses them."""
 
 
+_DLA_BOARDS = ("7.2", "8.7")
+
+
 @dataclass(frozen=True)
 class Target:
     """A board or GPU family, and what its runtime accepts.
@@ -82,6 +85,8 @@ class Target:
                             "Use typing strong")
         if self.typing == "strong" and self.tensorrt.split(".")[0] == "8":
             raise SpecError(f"Target '{self.name}': TensorRT {self.tensorrt} has no strong typing. Use typing weak")
+        if self.device == "dla" and self._dla_fault():
+            raise SpecError(f"Target '{self.name}': {self._dla_fault()}. Use device cuda")
         for precision in self.precisions:
             reason = self._lacks(precision)
             if reason:
@@ -115,6 +120,18 @@ class Target:
             return f"it needs compute capability {'.'.join(map(str, sm))}, the GPU has {self.sm}"
         if self.tensorrt and _version(self.tensorrt) < tensorrt:
             return f"it needs TensorRT {'.'.join(map(str, tensorrt))}, the target has {self.tensorrt}"
+        return ""
+
+    def _dla_fault(self) -> str:
+        """Return why board or TensorRT has no DLA; "" where it may have one (Orin Nano has none: the build tells)."""
+        if self.runtime == "tensorrt_rtx":
+            return "TensorRT-RTX never uses a DLA"
+        if self.sm and self.sm not in _DLA_BOARDS:
+            return (f"beside a GPU of compute capability {self.sm} there is no DLA; Xavier (7.2) and Orin (8.7) have "
+                    "them, Thor has none")
+        version = _version(self.tensorrt) if self.tensorrt else ()
+        if (10, 7) < version[:2] < (11, 4) or version[:3] == (11, 4, 0):
+            return f"TensorRT {self.tensorrt} drives no DLA: 10.7 was the last that did, and 11.4.1 does again"
         return ""
 
     def runs_on(self, machine: str, cpu_flags: frozenset[str]) -> bool:

@@ -17,7 +17,8 @@ PROFILE = ShapeProfile({"x": (1, 3)}, {"x": (2, 3)}, {"x": (4, 3)})
 @pytest.mark.parametrize("options", [
     pytest.param(BuildOptions(), id="defaults"),
     pytest.param(BuildOptions(flavour="tensorrt", version="8.5", sm="7.2", typing="weak", precision=Precision.INT8,
-                              profiles=(PROFILE, PROFILE), calibration_cache=bytes(range(256)), dla_core=1,
+                              profiles=(PROFILE, PROFILE), calibration_cache=bytes(range(256)),
+                              ranges_by="tensors", dla_core=1,
                               gpu_fallback=False, workspace_bytes=1 << 31, optimization_level=3, tf32=False,
                               sparse_weights=True, flags=("STRICT_NANS",), timing_cache=Path("/a/b.cache"),
                               plugins=(Path("/a/p.so"),)), id="everything"),
@@ -30,6 +31,7 @@ def test_options_survive_json(options: BuildOptions) -> None:
 @pytest.mark.parametrize(("wrong", "says"), [
     pytest.param({"flavour": "onnx"}, "flavour is 'onnx'", id="flavour"),
     pytest.param({"typing": "loose"}, "Choose one of: strong, weak", id="typing"),
+    pytest.param({"ranges_by": "layers"}, "Choose one of: calibrator, tensors", id="ranges-by"),
     pytest.param({"workspace_bytes": 0}, "workspace_bytes is 0", id="workspace"),
     pytest.param({"optimization_level": 6}, "Choose 0 to 5", id="level"),
     pytest.param({"dla_core": -1}, "count from 0", id="dla"),

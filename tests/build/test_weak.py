@@ -5,18 +5,22 @@ tests/contracts holds the same code against the real bindings; a board runs it f
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from enum import Enum, IntEnum
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from trtkit.build.compile import Compiled, compile_model
 from trtkit.build.flavour import Flavour
+from trtkit.build.live import write_samples
 from trtkit.build.options import BuildOptions
 from trtkit.errors import BuildError
 from trtkit.precision import Precision
+from trtkit.runtime.trt_log import capture_log
 from trtkit.tensors import ShapeProfile
 
 CACHE = b"TRT-100300-EntropyCalibration2\nx: 3c010a14\n"
@@ -25,6 +29,7 @@ TIMING_MAGIC = b"of this GPU:"
 BuilderFlag = IntEnum("BuilderFlag", "FP16 INT8 TF32 GPU_FALLBACK SPARSE_WEIGHTS STRICT_NANS", start=0)
 CreationFlag = IntEnum("CreationFlag", "EXPLICIT_BATCH STRONGLY_TYPED", start=0)
 LayerType = Enum("LayerType", "CONVOLUTION QUANTIZE")
+DataType = Enum("DataType", "FLOAT INT32")
 DeviceType = Enum("DeviceType", "GPU DLA")
 Severity = Enum("Severity", "ERROR WARNING")
 
@@ -59,6 +64,9 @@ class FakeConfig:
         self.calibration_profile = profile
         return True
 
+    def can_run_on_DLA(self, layer: Any) -> bool:
+        return layer.name in self.builder.dla_layers
+
     def create_timing_cache(self, data: bytes) -> Any:
         return SimpleNamespace(data=data)
 
@@ -73,10 +81,34 @@ class FakeConfig:
         return SimpleNamespace(serialize=lambda: TIMING_MAGIC + self.timing.data.removeprefix(TIMING_MAGIC) + b"+1")
 
 
+class FakeTensor:
+    """A tensor that takes symmetric ranges, as TensorRT does."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.shape, self.is_shape_tensor = name, (-1, 3), False
+        self.dtype, self.range = DataType.FLOAT, None
+
+    def set_dynamic_range(self, low: float, high: float) -> bool:
+        self.range = (low, high)
+        return low == -high
+
+
+def calibrated(calibrator: Any) -> bytes:
+    """Do with a calibrator what TensorRT does: take its cache, or its batches, and hand it the cache at the end."""
+    assert calibrator.get_batch_size() > 0
+    cache = calibrator.read_calibration_cache()
+    while cache is None and calibrator.get_batch(["x"]) is not None:
+        continue
+    made: bytes = cache or CACHE
+    calibrator.write_calibration_cache(made)
+    return made
+
+
 class FakeBuilder:
     """Builds a plan that tells what it was built with."""
 
     num_DLA_cores = 0
+    dla_layers: tuple[str, ...] = ("conv",)
     latest: FakeBuilder
 
     def __init__(self, logger: Any) -> None:
@@ -85,9 +117,11 @@ class FakeBuilder:
 
     def create_network(self, flags: int) -> Any:
         self.strong = bool(flags >> CreationFlag.STRONGLY_TYPED & 1)
-        x = SimpleNamespace(name="x", shape=(-1, 3), is_shape_tensor=False)
-        return SimpleNamespace(num_inputs=1, num_outputs=1, num_layers=1, get_input=lambda index: x, layers=[],
-                               get_layer=lambda index: SimpleNamespace(type=FakeParser.layer_type))
+        x, y = (FakeTensor(name) for name in "xy")
+        layer = SimpleNamespace(type=FakeParser.layer_type, name="conv", num_outputs=1, get_output=lambda index: y)
+        self.tensors = {"x": x, "y": y}
+        return SimpleNamespace(num_inputs=1, num_outputs=1, num_layers=1, get_input=lambda index: x,
+                               get_layer=lambda index: layer)
 
     def create_builder_config(self) -> FakeConfig:
         self.config = FakeConfig(self)
@@ -99,7 +133,7 @@ class FakeBuilder:
 
     def build_serialized_network(self, network: Any, config: FakeConfig) -> bytes | None:
         self.logger.log(Severity.ERROR, "a tactic was tried in vain")
-        cache = config.int8_calibrator.read_calibration_cache() if config.int8_calibrator else b""
+        cache = calibrated(config.int8_calibrator) if config.int8_calibrator else b""
         return b"plan " + " ".join(sorted(flag.name for flag in config.flags)).encode() + b" " + cache
 
 
@@ -118,8 +152,10 @@ def trt(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(FakeBuilder, "num_DLA_cores", 0)
     monkeypatch.setattr(FakeParser, "layer_type", LayerType.CONVOLUTION)
     module = ModuleType("tensorrt")
-    empty = {name: type(name, (), {}) for name in ("ILogger", "IInt8EntropyCalibrator2", "IProgressMonitor")}
+    empty = {name: type(name, (), {}) for name in ("ILogger", "IInt8EntropyCalibrator2", "IInt8MinMaxCalibrator",
+                                                   "IProgressMonitor")}
     vars(module).update(empty, BuilderFlag=BuilderFlag, NetworkDefinitionCreationFlag=CreationFlag, LayerType=LayerType,
+                        DataType=DataType,
                         DeviceType=DeviceType, Builder=FakeBuilder, OnnxParser=FakeParser,
                         init_libnvinfer_plugins=lambda logger, namespace: True,
                         get_plugin_registry=lambda: SimpleNamespace(load_library=lambda path: None))
@@ -149,7 +185,7 @@ def test_weak_precision_sets_its_flags(trt: ModuleType, model: Path, precision: 
 def test_weak_int8_builds_from_the_cache_and_calibrates_with_the_first_profile(trt: ModuleType, model: Path) -> None:
     profile = ShapeProfile({"x": (1, 3)}, {"x": (2, 3)}, {"x": (4, 3)})
     made = build(trt, model, typing="weak", precision=Precision.INT8, calibration_cache=CACHE, profiles=(profile,))
-    assert made.data == b"plan FP16 INT8 TF32 " + CACHE
+    assert made.data == b"plan INT8 TF32 " + CACHE
     assert FakeBuilder.latest.config.calibration_profile.shapes == {"x": ((1, 3), (2, 3), (4, 3))}
 
 
@@ -160,17 +196,60 @@ def test_weak_int8_is_refused_without_ranges(trt: ModuleType, model: Path) -> No
 
 def test_weak_int8_takes_ranges_from_qdq_nodes(trt: ModuleType, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeParser, "layer_type", LayerType.QUANTIZE)
-    assert build(trt, model, typing="weak", precision=Precision.INT8).data == b"plan FP16 INT8 TF32 "
+    assert build(trt, model, typing="weak", precision=Precision.INT8_FP16).data == b"plan FP16 INT8 TF32 "
 
 
-@pytest.mark.parametrize("cache", [
-    pytest.param(b"", id="empty"),
-    pytest.param(b"TRT-8502-MinMaxCalibration\nx: 3c010a14\n", id="other-calibrator"),
-    pytest.param(b"\x00\xff", id="binary"),
+def test_weak_precision_refuses_what_only_a_graph_can_say(trt: ModuleType, model: Path) -> None:
+    with pytest.raises(BuildError, match="Weak typing runs fp32, fp16, int8, int8\\+fp16, not fp8"):
+        build(trt, model, typing="weak", precision=Precision.FP8)
+
+
+@pytest.mark.parametrize(("cache", "says"), [
+    pytest.param(b"", "no TensorRT calibration cache: it begins with ''", id="empty"),
+    pytest.param(b"TRT-8502-EntropyCalibration\nx: 3c010a14\n", "written by a EntropyCalibration calibrator",
+                 id="other-calibrator"),
+    pytest.param(b"\x00\xff", "no TensorRT calibration cache", id="binary"),
+    pytest.param(b"TRT-100300-EntropyCalibration2\nother: 3c010a14\n", "None of the cache's 1 tensors is in",
+                 id="other-model"),
+    pytest.param(b"TRT-100300-EntropyCalibration2\nx 3c010a14\n", "Line 2", id="damaged"),
 ])
-def test_weak_int8_refuses_a_cache_of_another_kind(trt: ModuleType, model: Path, cache: bytes) -> None:
-    with pytest.raises(BuildError, match="not with 'TRT-<version>-EntropyCalibration2'"):
+def test_weak_int8_refuses_a_cache_of_another_kind(trt: ModuleType, model: Path, cache: bytes, says: str) -> None:
+    with pytest.raises(BuildError, match=says):
         build(trt, model, typing="weak", precision=Precision.INT8, calibration_cache=cache)
+
+
+def test_weak_int8_calibrates_with_live_samples_and_keeps_the_cache(trt: ModuleType, model: Path, tmp_path: Path,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = SimpleNamespace(address=1, free=lambda: None)
+    monkeypatch.setattr("trtkit.build.compile.PyCuda", lambda: SimpleNamespace(
+        active=nullcontext, device_memory=lambda size: memory, copy_in=lambda target, source: None,
+        synchronize=lambda: None, close=lambda: None))
+    write_samples([{"x": np.zeros((1, 3))}] * 4, tmp_path / "samples")
+    options = BuildOptions(typing="weak", precision=Precision.INT8, batch=(1, 2, 4))
+    made = compile_model(Flavour(trt, "tensorrt", "10.3.0"), model, options, lambda done, total: None,
+                         tmp_path / "samples")
+    assert (made.data, made.cache) == (b"plan INT8 TF32 " + CACHE, CACHE)
+    assert FakeBuilder.latest.config.int8_calibrator.batches == 2
+
+
+def test_weak_int8_gives_a_minmax_cache_to_its_own_calibrator(trt: ModuleType, model: Path) -> None:
+    cache = b"TRT-8502-MinMaxCalibration\nx: 3c010a14\n"
+    build(trt, model, typing="weak", precision=Precision.INT8, calibration_cache=cache)
+    assert isinstance(FakeBuilder.latest.config.int8_calibrator, trt.IInt8MinMaxCalibrator)
+
+
+def test_weak_int8_warns_of_tensors_without_a_scale(trt: ModuleType, model: Path) -> None:
+    build(trt, model, typing="weak", precision=Precision.INT8, calibration_cache=CACHE)
+    log, _ = capture_log(trt)
+    assert any("1 of 2 tensors have no scale" in line.text and line.text.endswith("INT8: y") for line in log.lines)
+
+
+def test_weak_int8_sets_ranges_on_the_tensors_when_asked(trt: ModuleType, model: Path) -> None:
+    made = build(trt, model, typing="weak", precision=Precision.INT8, ranges_by="tensors",
+                 calibration_cache=b"TRT-100300-EntropyCalibration2\nx: 3f800000\n")
+    assert made.data == b"plan INT8 TF32 "
+    assert FakeBuilder.latest.config.int8_calibrator is None
+    assert {name: each.range for name, each in FakeBuilder.latest.tensors.items()} == {"x": (-127.0, 127.0), "y": None}
 
 
 def test_strong_typing_sets_no_precision_flag(trt: ModuleType, model: Path) -> None:
@@ -198,6 +277,24 @@ def test_dla_is_refused_with_the_reason(trt: ModuleType, model: Path, monkeypatc
     monkeypatch.setattr(FakeBuilder, "num_DLA_cores", cores)
     with pytest.raises(BuildError, match=says):
         build(trt, model, **{"typing": "weak", "precision": Precision.FP16, "dla_core": 0, **asked})
+
+
+def test_dla_refuses_a_minmax_cache(trt: ModuleType, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeBuilder, "num_DLA_cores", 2)
+    with pytest.raises(BuildError, match="A DLA takes caches of EntropyCalibration2 alone"):
+        build(trt, model, typing="weak", precision=Precision.INT8, dla_core=0,
+              calibration_cache=b"TRT-8502-MinMaxCalibration\nx: 3c010a14\n")
+
+
+def test_layers_that_the_dla_does_not_take_are_told_or_refused(trt: ModuleType, model: Path,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeBuilder, "num_DLA_cores", 2)
+    monkeypatch.setattr(FakeBuilder, "dla_layers", ())
+    build(trt, model, typing="weak", precision=Precision.FP16, dla_core=0)
+    log, _ = capture_log(trt)
+    assert any("1 of 1 layers do not run on the DLA: conv; the GPU runs them" in line.text for line in log.lines)
+    with pytest.raises(BuildError, match=r"do not run on the DLA: conv\. Allow gpu_fallback"):
+        build(trt, model, typing="weak", precision=Precision.FP16, dla_core=0, gpu_fallback=False)
 
 
 def test_timing_cache_grows_from_build_to_build(trt: ModuleType, model: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ FILES = [*sorted((ROOT / "build").glob("*.py")), *sorted((ROOT / "runtime").glob
 OBJECTS = {
     "builder": "Builder", "network": "INetworkDefinition", "config": "IBuilderConfig", "parser": "OnnxParser",
     "error": "ParserError", "registry": "IPluginRegistry", "network_input": "ITensor",
+    "network_tensor": "ITensor", "layer": "ILayer",
     "optimization": "IOptimizationProfile", "_runtime": "Runtime", "_engine": "ICudaEngine", "engine": "ICudaEngine",
     "_context": "IExecutionContext",
 }
@@ -35,7 +36,7 @@ GATES = {
 }
 """Name -> the name that the code asks for before it uses it, where the two differ."""
 
-FILE_GATES = {"weak.py": "BuilderFlag.FP16"}
+FILE_GATES = {"weak.py": "BuilderFlag.FP16", "live.py": "BuilderFlag.FP16"}
 """Files reached only when this name exists: `network_flags` refuses weak typing first."""
 
 
@@ -155,7 +156,12 @@ def test_network_flags_follow_the_version(describe: Any, version: str, strong: i
 
 def test_calibrator_answers_with_the_cache_where_there_is_weak_typing(binding: dict[str, Any]) -> None:
     expected = None if binding["name"] in ("11.4", "rtx") else [1, None, True]
-    assert binding["calibration"] == expected
+    assert binding["calibration"] == (expected and expected * 2)  # one of each algorithm
+
+
+def test_live_calibrator_feeds_full_batches_where_there_is_weak_typing(binding: dict[str, Any]) -> None:
+    expected = None if binding["name"] in ("11.4", "rtx") else [2, [4096], None, None, "a cache"]
+    assert binding["live_calibration"] == expected
 
 
 def test_monitor_counts_steps_where_there_is_one(binding: dict[str, Any]) -> None:

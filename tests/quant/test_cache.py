@@ -23,6 +23,12 @@ NET = """g (float[1,4,4,4] x) => (float[1,64] y) {
     f = Reshape(b, s)\n y = Gemm<transB=1>(f, v) }"""
 
 
+def test_cover_fused_reaches_a_convolution_through_its_sum(make: Callable[..., onnx.ModelProto]) -> None:
+    index = GraphIndex(make("""g (float[1,4,4,4] x) => (float[1,4,4,4] y) {
+        a = Conv(x, w)\n b = Add(a, x)\n y = Relu(b) }""", w=np.ones((4, 4, 1, 1))))
+    assert cover_fused(index, {"x": 1.0, "y": 2.0}) == {"x": 1.0, "y": 2.0, "a": 2.0, "b": 2.0}
+
+
 @pytest.fixture
 def net(make: Callable[..., onnx.ModelProto]) -> onnx.ModelProto:
     random = np.random.default_rng(3)

@@ -11,12 +11,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import trtkit
 from trtkit import errors
+from trtkit.build.live import write_samples
 from trtkit.build.options import BuildOptions
 from trtkit.build.plan import Plan
 from trtkit.bundle.engine_key import FLAVOURS, EngineKey
@@ -25,7 +27,7 @@ from trtkit.errors import BuildError, SpecError
 from trtkit.progress import Progress, silent
 from trtkit.runtime.cuda import probe_gpu
 from trtkit.runtime.trt_log import LogLine
-from trtkit.tensors import ShapeProfile
+from trtkit.tensors import Feeds, ShapeProfile
 
 __all__ = ["build_plan"]
 
@@ -50,32 +52,40 @@ class _Story:
         return f"{FLAVOURS[self.flavour]} {self.version}" if self.flavour else "TensorRT"
 
 
-def build_plan(model: bytes | Path, options: BuildOptions = _DEFAULT, *, progress: Progress = silent,
-               timeout_s: float | None = None) -> Plan:
+def build_plan(model: bytes | Path, options: BuildOptions = _DEFAULT, *, samples: Iterable[Feeds] | None = None,
+               progress: Progress = silent, timeout_s: float | None = None) -> Plan:
     """Build a TensorRT plan from an ONNX model, in a child process.
 
     Args:
         model: The ONNX file's bytes, or its path; a model with external data needs its path.
         options: How to build.
+        samples: Weak INT8 without a cache: what TensorRT calibrates with on this GPU, in batches of the profile's opt
+            shape. Each sample has an array of one or more rows for every input.
         progress: Told TensorRT's own steps (TensorRT 10 and later).
         timeout_s: Give up, and end the child, after so many seconds.
 
     Raises:
-        SpecError: `model` is neither, or the file is missing.
+        SpecError: `model` is neither, the file is missing, or samples do not go with the options.
         BuildError: TensorRT refused the model or an option, crashed, ran out of memory or of time.
         MissingDependencyError: No TensorRT can be imported.
     """
     if timeout_s is not None and timeout_s <= 0:
         raise SpecError(f"timeout_s is {timeout_s}. Give seconds above 0, or None to wait")
+    if samples is not None and (not options.is_weak_int8 or options.calibration_cache is not None):
+        raise SpecError(f"Calibration samples go with typing 'weak', an INT8 precision and no calibration cache, not "
+                        f"with '{options.typing}' and '{options.precision.value}'. Leave them out, or the cache")
     _check_gpu(options)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="trtkit-build-") as name:
         folder = Path(name)
         request = {"model": str(_model_file(model, folder)), "options": options.to_json()}
         (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
+        if samples is not None:
+            write_samples(samples, folder / "samples")
         story = _run(folder, progress, timeout_s)
         data = (folder / "plan").read_bytes()
-    return Plan(data, _key(data, options, story), tuple(story.log), time.monotonic() - started)
+        cache = (folder / "cache").read_bytes() if (folder / "cache").exists() else None
+    return Plan(data, _key(data, options, story), tuple(story.log), time.monotonic() - started, cache)
 
 
 def _check_gpu(options: BuildOptions) -> None:

@@ -1,4 +1,4 @@
-"""Send the layers to a Deep Learning Accelerator, or say why there is none."""
+"""Send the layers to a Deep Learning Accelerator and tell which it does not take, or say why there is none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trtkit.build.options import BuildOptions
 from trtkit.errors import BuildError
 from trtkit.precision import Precision
 
-__all__ = ["use_dla"]
+__all__ = ["tell_fallbacks", "use_dla"]
 
 
 def use_dla(flavour: Flavour, builder: Any, config: Any, options: BuildOptions, watch: Watch) -> None:
@@ -33,6 +33,25 @@ def use_dla(flavour: Flavour, builder: Any, config: Any, options: BuildOptions, 
     watch.check(f"DLA core {core} was refused", config.DLA_core == core)
     if options.gpu_fallback:
         set_flag(flavour, config, "GPU_FALLBACK", watch)
+
+
+def tell_fallbacks(network: Any, config: Any, options: BuildOptions, watch: Watch) -> None:
+    """Warn of the layers that the DLA does not take; they go to the GPU. Asked after the precision is set.
+
+    Raises:
+        BuildError: There are such layers, and `options` allow no GPU.
+    """
+    if options.dla_core is None:
+        return
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    refused = [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
+    if not refused:
+        return
+    told = f"{len(refused)} of {len(layers)} layers do not run on the DLA: {', '.join(refused[:8])}"
+    if not options.gpu_fallback:
+        raise BuildError(f"{told}. Allow gpu_fallback, or keep to what a DLA runs: trtkit quantize --target orin-dla "
+                         "lists it")
+    watch.warn(f"{told}; the GPU runs them")
 
 
 def _why(flavour: Flavour, cores: int) -> str:

@@ -33,6 +33,10 @@ class Watch:
         """Forget what was logged so far: a new step begins."""
         self._mark = self.log.count
 
+    def warn(self, text: str) -> None:
+        """Put a warning of our own beside those of TensorRT."""
+        self.log.add("WARNING", text)
+
     def check(self, what: str, ok: object = True) -> None:
         """Return when `ok` is true and nothing was logged as an error since `step`; then begin the next step.
 

@@ -28,12 +28,14 @@ class BuildOptions:
         version: TensorRT that the target has, such as "10.3"; any other is refused. "": any.
         sm: Compute capability of the GPU that the target has, such as "8.7"; any other is refused. "": any.
         typing: "strong": the graph's tensor types are the precision. "weak": builder flags, TensorRT 8.5 to 10.
-        precision: Strong: what the graph holds, recorded in the key. Weak: FP16 sets the FP16 flag, INT8 sets INT8 and
-            FP16, so that what has no scale runs in FP16 instead of FP32.
+        precision: Strong: what the graph holds, recorded in the key. Weak: sets the builder flags of the same name;
+            INT8_FP16 sets both, so that what has no scale runs in FP16 instead of FP32.
         profiles: Optimization profiles. With none and no `batch`, a model whose batch alone is dynamic is built for 1.
             For an input that is a shape tensor the three entries are its values, not its shapes.
         batch: Instead of profiles, for a model whose first sizes alone are dynamic: smallest, typical, largest batch.
-        calibration_cache: Weak INT8: the cache file's bytes, as written by trtkit for IInt8EntropyCalibrator2.
+        calibration_cache: Weak INT8: the cache file's bytes.
+        ranges_by: How the cache reaches TensorRT: "calibrator", or "tensors": a dynamic range set on each tensor, for
+            networks that refuse a calibrator, such as those that have Q/DQ nodes as well.
         dla_core: Run on this Deep Learning Accelerator, counted from 0; None for the GPU.
         gpu_fallback: Layers that the DLA cannot run go to the GPU instead of failing the build.
         workspace_bytes: Limit of the scratch memory of one layer.
@@ -54,6 +56,7 @@ class BuildOptions:
     profiles: tuple[ShapeProfile, ...] = ()
     batch: tuple[int, ...] = ()
     calibration_cache: bytes | None = field(default=None, repr=False)
+    ranges_by: str = "calibrator"
     dla_core: int | None = None
     gpu_fallback: bool = True
     workspace_bytes: int | None = None
@@ -68,6 +71,7 @@ class BuildOptions:
     def __post_init__(self) -> None:
         _choose("flavour", self.flavour, ("", "tensorrt", "tensorrt_rtx"))
         _choose("typing", self.typing, ("strong", "weak"))
+        _choose("ranges_by", self.ranges_by, ("calibrator", "tensors"))
         if self.batch and not (len(self.batch) == 3 and 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]):
             raise SpecError(f"batch is {self.batch}. Give smallest, typical and largest, rising from 1: (1, 4, 8)")
         if self.batch and self.profiles:
@@ -82,14 +86,18 @@ class BuildOptions:
         if clash:
             raise SpecError(f"Flag {clash[0]} sets a precision. Ask for it as precision= with typing='weak', or lower "
                             "the model to it for strong typing: trtkit quantize")
-        weak_int8 = self.typing == "weak" and self.precision is Precision.INT8
-        if self.calibration_cache is not None and not weak_int8:
+        if self.calibration_cache is not None and not self.is_weak_int8:
             raise SpecError("A calibration cache goes with typing 'weak' and precision 'int8', not with "
                             f"'{self.typing}' and '{self.precision.value}'. Strong typing takes its scales from the "
                             "graph's Q/DQ nodes")
         if self.dla_core is not None and self.flavour == "tensorrt_rtx":
             raise SpecError("TensorRT-RTX knows no DLA and would silently build for the GPU. Use flavour 'tensorrt' on "
                             "a Jetson that has one")
+
+    @property
+    def is_weak_int8(self) -> bool:
+        """Whether INT8 ranges come from a cache or a calibrator instead of the graph."""
+        return self.typing == "weak" and self.precision in (Precision.INT8, Precision.INT8_FP16)
 
     @classmethod
     def for_target(cls, target: Target, precision: Precision, **more: Any) -> BuildOptions:

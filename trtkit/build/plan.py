@@ -19,12 +19,14 @@ class Plan:
         key: What it was built for and with.
         log: What TensorRT said while building, VERBOSE left out.
         seconds: Wall-clock time of the build, the start of the child process included.
+        calibration_cache: What TensorRT calibrated from live samples, fit for BuildOptions; None where there were none.
     """
 
     data: bytes = field(repr=False)
     key: EngineKey
     log: tuple[LogLine, ...] = field(repr=False)
     seconds: float
+    calibration_cache: bytes | None = field(default=None, repr=False)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
     python -m trtkit.build.worker FOLDER     FOLDER/request.json -> FOLDER/plan, events on standard output
 
+FOLDER/samples, where it is there, holds calibration samples, and FOLDER/cache what TensorRT makes of them.
+
 It ends when its standard input is closed, so that it never outlives the process that asked.
 """
 
@@ -67,8 +69,12 @@ def _build(folder: Path, events: Events) -> None:
     flavour = load_flavour(options.flavour, options.version)
     events.tell("loaded", flavour=flavour.name, version=flavour.version)
     capture_log(flavour.trt)[0].listener = events.log
-    compiled = compile_model(flavour, Path(request["model"]), options, events.progress)
+    samples = folder / "samples"
+    compiled = compile_model(flavour, Path(request["model"]), options, events.progress,
+                             samples if samples.is_dir() else None)
     (folder / "plan").write_bytes(compiled.data)
+    if compiled.cache is not None:
+        (folder / "cache").write_bytes(compiled.cache)
     events.tell("built", profiles=[profile.to_json() for profile in compiled.profiles])
 
 

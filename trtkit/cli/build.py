@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,7 @@ from trtkit.errors import BuildError, SpecError
 from trtkit.files import atomic_write, require_folder
 from trtkit.precision import Precision
 from trtkit.target import get_target
-from trtkit.tensors import ShapeProfile, parse_shape
+from trtkit.tensors import Feeds, ShapeProfile, parse_shape
 
 if TYPE_CHECKING:
     from trtkit.build import BuildOptions, Plan
@@ -28,13 +28,20 @@ def build(
     output: Annotated[Path, typer.Option("--output", "-o", help="Plan to write.")],
     target: Annotated[str, typer.Option(help="Target that the plan is for; else the first TensorRT found.")] = "",
     targets: Annotated[Path | None, typer.Option(help="TOML file with targets of your own.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32, fp16 or int8: with weak typing it chooses, else it is noted.")]
-    = "fp32",
+    precision: Annotated[str, typer.Option(
+        help="fp32, fp16, int8, int8+fp16: with weak typing it chooses, else it is noted.")] = "fp32",
     batch: Annotated[str, typer.Option(help="Smallest, typical, largest batch: 1,4,8.")] = "",
     minimum: Annotated[list[str] | None, typer.Option("--min", help="name=1x3x224x224, smallest shape.")] = None,
     typical: Annotated[list[str] | None, typer.Option("--opt", help="name=4x3x224x224, typical shape.")] = None,
     maximum: Annotated[list[str] | None, typer.Option("--max", help="name=8x3x224x224, largest shape.")] = None,
-    calib: Annotated[Path | None, typer.Option(help="Calibration cache, for INT8 with weak typing.")] = None,
+    calib: Annotated[Path | None, typer.Option(
+        help="Calibration cache, for INT8 with weak typing; with --calib-data it is written.")] = None,
+    calib_data: Annotated[str, typer.Option(
+        help="INT8 with weak typing: data that TensorRT itself calibrates with on this GPU.")] = "",
+    preprocess: Annotated[Path | None, typer.Option(
+        "--preprocess", "-p", help="How images of --calib-data become inputs: a recipe, or TOML or JSON.")] = None,
+    ranges_by: Annotated[str, typer.Option(
+        help="How the cache reaches TensorRT: calibrator, or tensors (a range on each).")] = "calibrator",
     workspace: Annotated[str, typer.Option(help="Scratch memory of one layer at most, such as 2G or 512M.")] = "",
     level: Annotated[int | None, typer.Option(help="Optimization level, 0 (fast build) to 5 (fast engine).")] = None,
     compute_capability: Annotated[list[str] | None, typer.Option(
@@ -51,7 +58,7 @@ def build(
     more: dict[str, Any] = {
         "workspace_bytes": _bytes(workspace) if workspace else None,
         "optimization_level": level, "tf32": tf32, "timing_cache": timing_cache,
-        "calibration_cache": _read(calib) if calib else None,
+        "calibration_cache": _read(calib) if calib and not calib_data else None, "ranges_by": ranges_by,
         "flags": tuple(flag or ()), "plugins": tuple(plugin or ()),
     }
     if compute_capability:
@@ -62,14 +69,20 @@ def build(
     if batch:
         more["batch"] = _batch(batch)
     options = _options(target, targets, Precision.parse(precision), more)
-    require_folder(output)
+    for path in filter(None, (output, calib)):
+        require_folder(path)
+    samples = _samples(model, calib_data, preprocess) if calib_data else None
     with rich_progress() as progress:
         try:
-            plan = build_plan(model, options, progress=progress, timeout_s=timeout)
+            plan = build_plan(model, options, samples=samples, progress=progress, timeout_s=timeout)
         except BuildError as err:
             raise err if str(model) in str(err) else BuildError(f"'{model}': {err}") from err
     atomic_write(output, plan.data)
     _show(output, plan)
+    if calib and plan.calibration_cache is not None:
+        atomic_write(calib, plan.calibration_cache)
+        console.print(f"{calib}: calibration cache by {plan.key.version}", markup=False, highlight=False,
+                      soft_wrap=True)
 
 
 def _options(target: str, targets: Path | None, precision: Precision, more: dict[str, Any]) -> BuildOptions:
@@ -86,6 +99,18 @@ def _show(output: Path, plan: Plan) -> None:
     size = f"{len(plan.data) / 1e6:.2f} MB"
     console.print(f"{output}: {size}, built in {plan.seconds:.1f} s", markup=False, highlight=False, soft_wrap=True)
     console.print(f"For {plan.key}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _samples(model: Path, data: str, preprocess: Path | None) -> Iterator[Feeds]:
+    from trtkit.calib import open_data
+    from trtkit.preprocess import Preprocess
+    from trtkit.runtime import OrtSession
+
+    session = OrtSession(model)
+    image = max(session.inputs, key=lambda spec: len(spec.shape))
+    session.close()
+    source = open_data(data, input=image, preprocess=Preprocess.load(preprocess) if preprocess else None)
+    return (sample.feeds for sample in source)
 
 
 def _read(path: Path) -> bytes:

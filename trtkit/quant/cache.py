@@ -18,6 +18,7 @@ from trtkit.ranges.cache import parse_cache
 
 __all__ = ["cache_scales", "cover_fused", "table_from_cache"]
 
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _POSITIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Sqrt"})
 _KEEPS_SIGN = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Concat", "Flatten", "Reshape",
                          "Transpose", "Squeeze", "Unsqueeze", "Identity", "Dropout"})
@@ -34,17 +35,21 @@ def cache_scales(table: CalibrationTable, spec: QuantSpec) -> dict[str, float]:
 
 
 def cover_fused(index: GraphIndex, scales: Mapping[str, float]) -> dict[str, float]:
-    """Return the scales with those of the layer outputs added that the table leaves out.
+    """Return the scales with those of the layer outputs added that have none.
 
-    Calibration does not count what a single Relu or Clip reads: TensorRT computes both in one kernel, and the scale in
-    between does nothing. A tensor without one may still keep its layer out of INT8 (TensorRT says so in a warning),
-    so it gets that of the activation's output.
+    Calibration does not count what a single Relu or Clip reads, and caches made from Q/DQ models leave out the sum's
+    side that a convolution computes: TensorRT and the DLA compute both in one kernel, and the scale in between does
+    nothing. A tensor without one may still keep its layer out of INT8 (TensorRT says so in a warning), so it gets that
+    of what reads it.
+
+    Source: NVIDIA/Deep-Learning-Accelerator-SW, qdq-translator --add_unary_ew_scales_for_dla.
     """
     covered = dict(scales)
-    for node in index.nodes:
-        activation = index.activation_after(node, ("Relu", "Clip")) if node.output else None
-        if activation is not None and activation.output[0] in scales:
-            covered.setdefault(node.output[0], scales[activation.output[0]])
+    for node in reversed(index.nodes):
+        fusing = ("Relu", "Clip", "Add") if node.op_type in _WEIGHTED else ("Relu", "Clip")
+        reader = index.activation_after(node, fusing) if node.output else None
+        if reader is not None and reader.output[0] in covered:
+            covered.setdefault(node.output[0], covered[reader.output[0]])
     return covered
 
 
