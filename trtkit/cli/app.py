@@ -25,6 +25,7 @@ COMMANDS = {
     "rewrite": "ONNX -> ONNX by named passes, each checked numerically.",
     "calibrate": "ONNX + data -> calibration table, in one resumable sweep.",
     "quantize": "ONNX + table -> ONNX lowered for a target (FP16, INT8), checked.",
+    "audit": "Why a quantized ONNX model is not faster on a target, or wrong there; --fix repairs it.",
     "compare": "Two models on the same data: outputs, layers, task metrics.",
     "build": "ONNX -> TensorRT plan, in a child process.",
     "pack": "Artifacts -> one bundle.",

@@ -1,0 +1,220 @@
+"""A model quantized for one runtime -> the same numbers, quantized as another target wants them.
+
+The model is lifted to float with its grids (lifting), and quantized again by the target's own placement rules, on the
+ranges that the grids cover. So a UINT8 grid becomes a symmetric INT8 one that covers max(|low|, |high|), biases become
+float or INT32, Q/DQ pairs that do nothing go and missing ones come, Concat inputs share a scale. Integer weights that
+the target can take stay as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from trtkit.errors import GraphError, SpecError
+from trtkit.graph.model import infer_shapes, model_bytes
+from trtkit.graph.run import run_model
+from trtkit.metrics import cosine
+from trtkit.precision import Estimator, NodeSelector, QuantSpec
+from trtkit.quant.audit.dynamic import dynamic_layers, make_float
+from trtkit.quant.audit.lifting import Lifted, lift, prepare
+from trtkit.quant.audit.ranges import implied_ranges, table_of
+from trtkit.quant.feeds import feeds_like
+from trtkit.quant.index import GraphIndex, as_tensor, node_name
+from trtkit.quant.placement import Placement, get_placement, place, weight_axis
+from trtkit.quant.qdq import insert_qdq
+from trtkit.ranges import CalibrationTable
+from trtkit.runtime.ort import AS_WRITTEN
+from trtkit.target import Target
+
+__all__ = ["Fixed", "fix_quantization"]
+
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_CHECKS = 3
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A repaired model.
+
+    Attributes:
+        model: Quantized as the target wants it.
+        cosine: Smallest cosine similarity of an output with that of the model as it was, both run by ONNX Runtime as
+            they are written, on noise inside the calibrated range of the inputs.
+        notes: What was done, for people.
+        in_float: Weighted layers that are in float: they were, the target wants them so, or their ranges are not in the
+            model.
+    """
+
+    model: onnx.ModelProto
+    cosine: float
+    notes: tuple[str, ...]
+    in_float: tuple[str, ...]
+
+
+def fix_quantization(model: onnx.ModelProto, target: Target) -> Fixed:
+    """Return a quantized model in the form that a target runs fastest.
+
+    Args:
+        model: Q/DQ, QOperator or dynamically quantized, INT8 or UINT8, the rest in FP32; nodes in topological order.
+        target: Where it will run.
+
+    Raises:
+        SpecError: The target takes no quantized ONNX model (DLA).
+        GraphError: The model holds something else than 8-bit integers and FP32, or cannot be lifted or run.
+    """
+    if target.device == "dla":
+        raise SpecError(f"Target '{target.name}' takes no Q/DQ model: DLA reads its scales from a calibration cache. "
+                        "Quantize the FP32 model: trtkit quantize --target " + target.name)
+    ready = prepare(model)
+    if not target.is_tensorrt and any(node.op_type == "MatMulInteger" for node in ready.graph.node):
+        return _without_dynamic_convolutions(ready)
+    lifted = lift(ready)
+    _check_types(lifted)
+    ranges = implied_ranges(lifted)
+    table = table_of(ranges)
+    placement = get_placement(target.placement)
+    keep = _kept(lifted, placement, set(ranges))
+    spec = QuantSpec(Estimator.MINMAX, bias_correction=False, keep=NodeSelector(tuple(map(_literal, sorted(keep)))))
+    quantized, report = insert_qdq(infer_shapes(lifted.model), table, placement, spec)
+    exact = _keep_integers(quantized, lifted) if target.is_tensorrt else 0
+    if target.is_tensorrt:
+        quantized.metadata_props.add(key=AS_WRITTEN, value="1")
+    in_float = _float_layers(quantized)
+    notes = (f"{report.weights} weights ({exact} with the integers they had) and {report.activations} activations in "
+             f"{placement.activation.upper()}", f"{len(in_float)} weighted layers in float")
+    return Fixed(quantized, _likeness(ready, quantized, table), notes, in_float)
+
+
+def _float_layers(quantized: onnx.ModelProto) -> tuple[str, ...]:
+    index = GraphIndex(quantized)
+    return tuple(node_name(node) for node in index.nodes if node.op_type in _WEIGHTED and not all(
+        name in index.producer and index.producer[name].op_type == "DequantizeLinear" for name in node.input[:2]))
+
+
+def _without_dynamic_convolutions(ready: onnx.ModelProto) -> Fixed:
+    """Keep the dynamic MatMuls, which CPUs run fast, and make the dynamic convolutions float, which is faster."""
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(ready)
+    layers = dynamic_layers(GraphIndex(fixed), ("ConvInteger",))
+    names = tuple(layer.node.name for layer in layers)
+    make_float(fixed, layers)
+    _drop_unread(fixed)
+    return Fixed(fixed, _likeness(ready, fixed, table_of({})),
+                 (f"{len(names)} dynamic convolutions made float; dynamic MatMuls stay",), names)
+
+
+def _drop_unread(model: onnx.ModelProto) -> None:
+    """Remove nodes and initializers that nothing reads."""
+    index = GraphIndex(model)
+    needed = {*index.outputs, *index.captured}
+    kept = []
+    for node in reversed(index.nodes):
+        if any(name in needed for name in node.output):
+            kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
+            needed.update(node.input)
+    tensors = [onnx.TensorProto.FromString(tensor.SerializeToString()) for name, tensor in index.initializers.items()
+               if name in needed]
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(reversed(kept))
+    model.graph.initializer.extend(tensors)
+
+
+def _check_types(lifted: Lifted) -> None:
+    for (output, _), step in lifted.reads.items():
+        if step.dtype not in ("int8", "uint8", "int32") or step.block or step.float_type != "float32":
+            raise GraphError(f"The node that makes '{output}' reads {step.dtype.upper()} with scales of "
+                             f"{step.float_type}{' in blocks' if step.block else ''}; only INT8 and UINT8 with FP32 "
+                             "scales can be converted. Quantize the FP32 model: trtkit quantize")
+    half = [tensor.name for tensor in lifted.model.graph.initializer
+            if tensor.data_type in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)]
+    if half:
+        raise GraphError(f"The model holds {len(half)} FP16 tensors, such as '{half[0]}'; only FP32 models with INT8 "
+                         "layers can be converted. Quantize the FP32 model: trtkit quantize")
+
+
+def _kept(lifted: Lifted, placement: Placement, known: set[str]) -> set[str]:
+    """Return the nodes to leave in float: those that were, and those whose quantization needs an unknown range."""
+    index = GraphIndex(lifted.model)
+    keep = {node_name(node) for node in index.nodes if node.op_type in _WEIGHTED
+            and not any((node.output[0], position) in lifted.reads for position in range(2))}
+    while True:
+        points = place(index, placement, keep)
+        unknown = {tensor for tensor in points.activations if _root(points.same_scale, tensor) not in known}
+        if not unknown:
+            return keep
+        before = len(keep)
+        for tensor in unknown:
+            keep |= _askers(index, tensor, points.activations[tensor], points.absorbed)
+        if len(keep) == before:
+            raise GraphError(f"The range of tensor '{min(unknown)}' is not in the model. Quantize the FP32 model: "
+                             "trtkit quantize")
+
+
+def _root(same_scale: dict[str, str], tensor: str) -> str:
+    while tensor in same_scale:
+        tensor = same_scale[tensor]
+    return tensor
+
+
+def _askers(index: GraphIndex, tensor: str, readers: list[tuple[object, int]] | None,
+            absorbed: dict[str, object]) -> set[str]:
+    """Return the nodes because of which a tensor is to be quantized."""
+    made_by = index.producer.get(absorbed[tensor].input[0] if tensor in absorbed else tensor)  # type: ignore[attr-defined]
+    if readers is not None:
+        return {node_name(node) for node, _ in readers}
+    nodes = [node for node, _ in index.readers.get(tensor, ())]
+    return {node_name(node) for node in (*nodes, made_by) if node is not None}
+
+
+def _literal(name: str) -> str:
+    """Return a shell pattern that matches this name alone."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def _keep_integers(quantized: onnx.ModelProto, lifted: Lifted) -> int:
+    """Put the integers that weights had back where the target takes them, in place; return how many.
+
+    Weights of a symmetric INT8 grid, per tensor or on the right axis, lose nothing then.
+    """
+    index, source = GraphIndex(quantized), GraphIndex(lifted.model)
+    count = 0
+    for node in index.nodes:
+        step = lifted.reads.get((node.output[0], 1)) if node.output else None
+        weight = index.producer.get(node.input[1]) if len(node.input) > 1 else None
+        if node.op_type not in _WEIGHTED or step is None or weight is None or weight.op_type != "DequantizeLinear":
+            continue
+        before = index.constant(weight.input[0])
+        if before is None or not step.is_8bit or step.dtype != "int8" or not step.symmetric:
+            continue
+        assert step.scale is not None
+        axis = weight_axis(node, 1, before.ndim)
+        if step.axis is not None and (axis is None or step.axis % before.ndim != axis):
+            continue
+        if sum(reader.op_type in _WEIGHTED for reader, _ in index.readers[weight.output[0]]) > 1:
+            continue
+        scale = step.scale if axis is None else np.broadcast_to(step.scale, (before.shape[axis],))
+        made = source.producer.get(node.output[0])
+        value = None if made is None else source.constant(made.input[1])
+        if value is None or value.shape != before.shape:
+            continue
+        integers = step.quantize(value)
+        for name, array in ((weight.input[0], integers), (weight.input[1], np.asarray(scale, np.float32))):
+            index.initializers[name].CopyFrom(as_tensor(name, array))
+        count += 1
+    return count
+
+
+def _likeness(before: onnx.ModelProto, after: onnx.ModelProto, table: CalibrationTable) -> float:
+    """Return the smallest cosine of an output over a few random inputs inside the calibrated range."""
+    worst = 1.0
+    for seed in range(_CHECKS):
+        feeds = feeds_like(table, before, seed)
+        expected = run_model(model_bytes(before), feeds, optimize=False)
+        actual = run_model(model_bytes(after), feeds, optimize=False)
+        worst = min(worst, *(float(cosine(value, actual[name])) for name, value in expected.items()))
+    return worst
+
+
