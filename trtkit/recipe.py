@@ -100,8 +100,9 @@ class EvaluateSection:
     Attributes:
         data: Folder, file, or "path.py:function".
         limit: At most so many samples, evenly spaced.
-        max_drop: How many points of top-1 (or of agreement with FP32 without labels) a lowering may lose and still be
-            chosen; more, and the bundle goes out without it.
+        max_drop: How many points of top-1 or mAP (of agreement with FP32 without labels) a lowering may lose. Of a
+            quantized one that loses more, as few layers as possible stay in float; where that does not bring it back,
+            the bundle goes out without it.
     """
 
     data: str

@@ -1,26 +1,30 @@
 """Steps `evaluate` and `measure`: how accurate every candidate is, how fast where this machine can tell, and who stays.
 
 Never slower, never worse: an INT8 or FP16 candidate that was measured on its own target and is not faster than FP32
-there, or that loses more accuracy than the recipe allows, does not go into the bundle, and the notes say so.
+there, or that loses more accuracy than the recipe allows, does not go into the bundle, and the notes say so. Before a
+quantized one is given up for its accuracy, it is tried with some layers in float (trtkit.pipeline.repairing).
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from trtkit.evaluate import Accuracy, Task, evaluate
+from trtkit.errors import AccuracyError, SpecError
+from trtkit.evaluate import Accuracy, evaluate, loss_of
 from trtkit.graph import model_bytes
 from trtkit.pipeline.calibration import source_of
+from trtkit.pipeline.repairing import Repairs, task_of
 from trtkit.pipeline.state import Candidate, State
 from trtkit.precision import Precision
 from trtkit.progress import Progress
 from trtkit.recipe import EvaluateSection
-from trtkit.runtime.bench import BenchResult, bench, paired, random_feeds
+from trtkit.runtime.bench import BenchResult, Paired, bench, paired, random_feeds
 from trtkit.runtime.ort import OrtSession
 from trtkit.runtime.probe import probe_device
 
-__all__ = ["evaluate_step", "measure_step"]
+__all__ = ["evaluate_step", "measure_step", "speedup_over"]
 
 
 def evaluate_step(state: State, progress: Progress) -> State:
@@ -30,23 +34,29 @@ def evaluate_step(state: State, progress: Progress) -> State:
         return state
     judged: dict[bytes, Accuracy] = {}
 
-    def judge(model: bytes, subject: str) -> Accuracy:
+    def judge(model: bytes, subject: object) -> Accuracy:
         def report(what: str, done: int, total: int | None) -> None:
             progress(f"{what} {subject}", done, total)
 
-        if model not in judged:
-            judged[model] = _accuracy(state, section, model, report)
-        return judged[model]
+        digest = hashlib.sha256(model).digest()
+        if digest not in judged:
+            judged[digest] = _accuracy(state, section, model, report)
+        return judged[digest]
 
     reference = judge(model_bytes(state.graph), "fp32")
+    repairs = Repairs(state, section, judge, reference)
     candidates, notes = [], list(state.notes)
     for each in state.candidates:
-        accuracy = reference if each.precision is Precision.FP32 else judge(each.lowered.simulation, str(each))
+        accuracy = reference if each.precision is Precision.FP32 else judge(each.lowered.simulation, each)
         scored = replace(each, accuracy=accuracy, agreement=accuracy.agreement(reference))
-        lost = _lost_points(accuracy, reference, scored.agreement or 0.0)
+        lost = loss_of(accuracy, reference).points
         if lost > section.max_drop:
-            scored = replace(scored, dropped=f"loses {lost:.1f} points, more than max_drop {section.max_drop}")
-            notes.append(f"{each} is left out: it {scored.dropped}")
+            try:
+                scored, note = repairs.repair(scored, progress)
+            except (AccuracyError, SpecError) as err:
+                scored = replace(scored, dropped=f"loses {lost:.1f} points, more than max_drop {section.max_drop}")
+                note = f"{each} is left out: it {scored.dropped}. {err}"
+            notes.append(note)
         candidates.append(scored)
     return replace(state, reference=reference, candidates=tuple(candidates), notes=tuple(notes))
 
@@ -75,21 +85,11 @@ def measure_step(state: State, progress: Progress) -> State:
 def _accuracy(state: State, section: EvaluateSection, model: bytes, progress: Progress) -> Accuracy:
     session = OrtSession(model)
     postprocess = state.recipe.postprocess
-    task = Task.MULTI_LABEL if postprocess and postprocess.task == "multi-label" else Task.CLASSIFY
     try:
-        return evaluate(session.run, source_of(state, section.data, section.limit), task=task,
+        return evaluate(session.run, source_of(state, section.data, section.limit), task=task_of(state),
                         output=postprocess.output if postprocess else None, progress=progress)
     finally:
         session.close()
-
-
-def _lost_points(accuracy: Accuracy, reference: Accuracy, agreement: float) -> float:
-    """Return how many points of the task metric were lost; of agreement where there are no labels."""
-    for mine, full in ((accuracy.top1, reference.top1),
-                       (accuracy.mean_average_precision, reference.mean_average_precision)):
-        if mine is not None and full is not None:
-            return 100 * (full - mine)
-    return 100 * (1 - agreement)
 
 
 def _latency(each: Candidate) -> BenchResult:
@@ -104,15 +104,21 @@ def _against_full(each: Candidate, full: Candidate) -> Candidate:
     """Return the candidate with its speed over FP32, dropped when it is not faster; FP32 itself as it is."""
     if each.precision is Precision.FP32:
         return each
-    session, baseline = OrtSession(each.model), OrtSession(full.model)
-    try:
-        feeds = random_feeds(session.inputs)
-        speedup = paired(baseline, session, feeds)
-        if not speedup.b_is_faster and not speedup.b_is_slower:  # a disturbed machine, or a close call: look longer
-            speedup = paired(baseline, session, feeds, rounds=41, seconds=10.0)
-    finally:
-        session.close()
-        baseline.close()
+    speedup = speedup_over(full.model, each.model)
     what = "is slower than FP32 here" if speedup.b_is_slower else "is not surely faster than FP32 here"
     slow = "" if speedup.b_is_faster else f"{what}: {speedup.ratio:.2f}x ({speedup.low:.2f} to {speedup.high:.2f})"
     return replace(each, speedup=speedup, dropped=each.dropped or slow)
+
+
+def speedup_over(baseline: bytes | Path, model: bytes | Path) -> Paired:
+    """Return how many times faster a model is than another in ONNX Runtime, measured in turns on random inputs."""
+    session, full = OrtSession(model), OrtSession(baseline)
+    try:
+        feeds = random_feeds(session.inputs)
+        speedup = paired(full, session, feeds)
+        if not speedup.b_is_faster and not speedup.b_is_slower:  # a disturbed machine, or a close call: look longer
+            speedup = paired(full, session, feeds, rounds=41, seconds=10.0)
+        return speedup
+    finally:
+        session.close()
+        full.close()

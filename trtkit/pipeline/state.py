@@ -35,6 +35,7 @@ class Candidate:
         agreement: Share of samples on which it puts the same class first as FP32 does.
         latency: Measured, where this machine is such a target.
         speedup: Against FP32 on the same target, measured in turns.
+        kept: Layers that stay in float so that the accuracy stays within the recipe's budget.
         dropped: Why it does not go into the bundle; "" when it does.
     """
 
@@ -48,6 +49,7 @@ class Candidate:
     agreement: float | None = None
     latency: BenchResult | None = None
     speedup: Paired | None = None
+    kept: tuple[str, ...] = ()
     dropped: str = ""
 
     def __str__(self) -> str:
@@ -73,6 +75,8 @@ class Candidate:
         if self.speedup is not None:
             numbers.update(speedup_over_fp32=self.speedup.ratio,
                            speedup_interval=[self.speedup.low, self.speedup.high])
+        if self.kept:
+            numbers["kept_in_float"] = list(self.kept)
         return numbers
 
 

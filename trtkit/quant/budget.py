@@ -104,10 +104,15 @@ def lower_within(model: onnx.ModelProto, target: Target, precision: Precision, j
 
     Raises:
         AccuracyError: The budget does not hold with every layer in float, or holds only then.
-        SpecError: max_drop is negative, or nothing of the model is quantized.
+        SpecError: max_drop is negative, nothing of the model is quantized, or the target's TensorRT takes precisions
+            from builder flags, which hold for the whole network.
     """
     if not max_drop >= 0:
         raise SpecError(f"max_drop is {max_drop}. Give points of the task metric, 0 or more")
+    if target.typing == "weak":
+        raise SpecError(f"Target '{target.name}' takes its precision from a builder flag and its scales from a cache, "
+                        "which hold for the whole network, so no layer can be kept in float. Try other estimators, "
+                        "calibrate on more data, or lower to fp16")
     search = _Search(model, target, precision, judge, max_drop, table, spec, progress)
     if search.holds(()):
         return search.result((), None)

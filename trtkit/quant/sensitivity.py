@@ -189,7 +189,7 @@ def quantized_layers(model: onnx.ModelProto, lowered: onnx.ModelProto) -> list[A
 
     Args:
         model: FP32.
-        lowered: Nodes keep their names; one that is not there any more was replaced by a quantized operator.
+        lowered: Nodes keep their names; one that is gone, or has another operator now, computes in integers.
     """
     nodes = {node_name(node): node for node in lowered.graph.node}
     producer = {name: node for node in lowered.graph.node for name in node.output}
@@ -201,8 +201,9 @@ def quantized_layers(model: onnx.ModelProto, lowered: onnx.ModelProto) -> list[A
         return node is not None and node.op_type == "DequantizeLinear"
 
     weighted = [node for node in model.graph.node if node.op_type in WEIGHTED_OPS]
-    return [node for node in weighted if node_name(node) not in nodes
-            or any(quantized(name) for name in nodes[node_name(node)].input[:2])]
+    found = [(node, nodes.get(node_name(node))) for node in weighted]
+    return [node for node, now in found if now is None or now.op_type != node.op_type
+            or any(quantized(name) for name in now.input[:2])]
 
 
 def with_kept(spec: QuantSpec, names: Iterable[str]) -> QuantSpec:
