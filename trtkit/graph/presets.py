@@ -6,7 +6,8 @@ from trtkit.target import Target
 
 __all__ = ["preset"]
 
-_CLEAN = ("fold-constants", "remove-identities", "remove-dropout", "remove-noops")
+_CLEAN = ("fold-constants", "remove-identities", "remove-dropout", "remove-empty-masks", "unflatten-transposes",
+          "remove-noops")
 _FOLD = ("fold-batchnorm", "fold-pad")
 _FUSE = ("fuse-layernorm", "fuse-gelu", "fuse-hardswish", "fuse-silu", "fuse-global-pool", "merge-attention-scale")
 

@@ -37,6 +37,14 @@ def test_gelu_fuses(parse, rewritten, ops, body: str) -> None:
     assert approximate == (b"tanh" if "Tanh" in body else b"none")
 
 
+@pytest.mark.parametrize("name", ["erf-half-first", "erf-half-on-sum"])
+def test_erf_form_is_written_as_runtimes_know_it_when_there_is_no_gelu(parse, rewritten, ops, name: str) -> None:
+    done = rewritten(_model(parse, GELUS[name], 17), "fuse-gelu")
+    assert [node.op_type for node in done.model.graph.node] == ["Div", "Erf", "Add", "Mul", "Mul"]
+    assert done.model.graph.node[-1].input[0] == done.model.graph.node[-2].output[0]
+    assert rewrite(done.model, ("fuse-gelu",)).changes == 0
+
+
 GELU_MISSES = {
     "wrong-factor": GELUS["erf-torch"].replace("half", "one"),
     "wrong-root": GELUS["erf-torch"].replace("Div(x, root2)", "Mul(x, half)"),
@@ -59,9 +67,14 @@ def test_gelu_stays_when_inside_is_read(parse, rewritten, ops) -> None:
     assert "read by others" in done.results[0][1].refusals[0]
 
 
-def test_gelu_stays_below_opset_20(parse) -> None:
-    done = rewrite(_model(parse, GELUS["erf-torch"], 17), ["fuse-gelu"])
-    assert done.results[0][1].refusals == ("Gelu needs opset 20, the model has 17",)
+def test_tanh_form_stays_below_opset_20(parse) -> None:
+    done = rewrite(_model(parse, GELUS["tanh-mul"], 17), ["fuse-gelu"])
+    assert done.changes == 0
+    assert "Gelu needs opset 20, the model has 17" in done.results[0][1].refusals[0]
+
+
+def test_canonical_erf_form_stays_below_opset_20(parse) -> None:
+    assert rewrite(_model(parse, GELUS["erf-torch"], 17), ["fuse-gelu"]).changes == 0
 
 
 HARDSWISHES = {

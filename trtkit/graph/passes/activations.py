@@ -1,7 +1,8 @@
 """Decomposed activations -> one canonical form each.
 
     GELU        x * 0.5 * (1 + erf(x / sqrt 2)), x * 0.5 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
-                -> Gelu (opset 20)
+                -> Gelu (opset 20); before, the erf form becomes Mul(Mul(x, Add(Erf(Div(x, sqrt 2)), 1)), 0.5), which
+                ONNX Runtime and TensorRT fuse; of the orders that exporters write, ONNX Runtime 1.32 knows two
     HardSwish   x * HardSigmoid(x, 1/6, 1/2), x * Clip(x + 3, 0, 6) / 6 -> HardSwish (opset 14)
     SiLU        x / (1 + exp(-x)), x * (1 / (1 + exp(-x))) -> Mul(x, Sigmoid(x)); ONNX has no operator for it below
                 opset 24, and TensorRT and ONNX Runtime both know this pair
@@ -14,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from trtkit.graph.editor import Editor, factors, gain, given, producer, scalar
@@ -21,6 +23,7 @@ from trtkit.graph.rule import Outcome, Pass, for_each
 
 __all__ = ["FUSE_GELU", "FUSE_HARDSWISH", "FUSE_SILU"]
 
+_GELU_OPSET = 20
 _READ_BY_OTHERS = "a value inside it is read by others as well"
 
 
@@ -43,10 +46,14 @@ def _plus(tensor: gs.Tensor, wanted: float) -> tuple[gs.Tensor, gs.Node] | None:
 
 def _replace(editor: Editor, owner: gs.Graph, root: gs.Node, inner: list[gs.Node], new: list[gs.Node]) -> Outcome:
     inner = list({id(node): node for node in inner if node is not root}.values())
+    reason = None
     if not all(_readers_within(editor, node, [root, *inner]) for node in inner):
-        return _READ_BY_OTHERS
-    if not all(any(node is own for own in owner.nodes) for node in inner):
-        return "part of it lies in the graph around this one"
+        reason = _READ_BY_OTHERS
+    elif not all(any(node is own for own in owner.nodes) for node in inner):
+        reason = "part of it lies in the graph around this one"
+    if reason is not None:
+        editor.erase(owner, new)
+        return reason
     editor.substitute(owner, [root, *inner], new, root.outputs[0])
     return True
 
@@ -69,10 +76,33 @@ def _gelu(editor: Editor, owner: gs.Graph, node: gs.Node) -> Outcome:
         inner = _erf_argument(curve, source) if curve.op == "Erf" else _tanh_argument(editor, curve, source)
         if inner is None:
             continue
-        attrs = {"approximate": "none" if curve.op == "Erf" else "tanh"}
-        fused = gs.Node("Gelu", inputs=[source], attrs=attrs)
-        return _replace(editor, owner, node, [*nodes, one[1], curve, *inner], [fused])
+        matched = [*nodes, one[1], curve, *inner]
+        if owner.opset >= _GELU_OPSET:
+            attrs = {"approximate": "none" if curve.op == "Erf" else "tanh"}
+            return _replace(editor, owner, node, matched, [gs.Node("Gelu", inputs=[source], attrs=attrs)])
+        if curve.op == "Tanh":
+            return f"Gelu needs opset {_GELU_OPSET}, the model has {owner.opset}"
+        if _is_canonical(node, term, inner):
+            return False
+        return _replace(editor, owner, node, matched, _canonical_gelu(editor, source, node.outputs[0].name))
     return False
+
+
+def _is_canonical(root: gs.Node, shifted: gs.Tensor, inner: list[gs.Node]) -> bool:
+    """Whether an erf form halves last, what was multiplied by x as it is."""
+    halved = gain(root)
+    product = None if halved is None else producer(halved[1], "Mul")
+    return inner[0].op == "Div" and product is not None and any(tensor is shifted for tensor in product.inputs)
+
+
+def _canonical_gelu(editor: Editor, source: gs.Tensor, name: str) -> list[gs.Node]:
+    scaled, curve, shifted, product = (editor.variable(f"{name}_{part}", source)
+                                       for part in ("scaled", "erf", "shifted", "product"))
+    root, one, half = (editor.constant(f"{name}_{part}", np.array(value, source.dtype))
+                       for part, value in (("root", math.sqrt(2)), ("one", 1.0), ("half", 0.5)))
+    return [gs.Node("Div", inputs=[source, root], outputs=[scaled]), gs.Node("Erf", inputs=[scaled], outputs=[curve]),
+            gs.Node("Add", inputs=[curve, one], outputs=[shifted]),
+            gs.Node("Mul", inputs=[source, shifted], outputs=[product]), gs.Node("Mul", inputs=[product, half])]
 
 
 def _erf_argument(curve: gs.Node, source: gs.Tensor) -> list[gs.Node] | None:
@@ -180,10 +210,7 @@ def _one_plus_exp(tensor: gs.Tensor) -> tuple[gs.Tensor, list[gs.Node]] | None:
 def _as_silu(editor: Editor, owner: gs.Graph, root: gs.Node, source: gs.Tensor, inner: list[gs.Node]) -> Outcome:
     gate = editor.variable(f"{root.outputs[0].name}_sigmoid", source)
     new = [gs.Node("Sigmoid", inputs=[source], outputs=[gate]), gs.Node("Mul", inputs=[source, gate])]
-    outcome = _replace(editor, owner, root, inner, new)
-    if outcome is not True:
-        editor.erase(owner, new)
-    return outcome
+    return _replace(editor, owner, root, inner, new)
 
 
 def _opset(minimum: int, operator: str) -> Callable[[gs.Graph], str | None]:
@@ -193,8 +220,8 @@ def _opset(minimum: int, operator: str) -> Callable[[gs.Graph], str | None]:
     return requires
 
 
-FUSE_GELU = Pass("fuse-gelu", "Fuse a decomposed GELU, erf or tanh form, into Gelu (opset 20)",
-                 for_each(("Mul", "Div"), _gelu), _opset(20, "Gelu"))
+FUSE_GELU = Pass("fuse-gelu", "Fuse a decomposed GELU into Gelu (opset 20), or write its erf form as runtimes know it",
+                 for_each(("Mul", "Div"), _gelu))
 FUSE_HARDSWISH = Pass("fuse-hardswish",
                       "Fuse x * HardSigmoid(x), or x * Clip(x + 3, 0, 6) / 6, into HardSwish (opset 14)",
                       for_each(("Mul", "Div"), _hard_swish), _opset(14, "HardSwish"))
