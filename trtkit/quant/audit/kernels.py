@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 
 from trtkit.graph.model import model_bytes
+from trtkit.quant.audit.qoperators import QOPERATORS
+from trtkit.quant.index import GraphIndex, as_tensor
 from trtkit.runtime.ort import AS_WRITTEN
 
 __all__ = ["INTEGER_KERNELS", "Kernels", "read_kernels"]
@@ -21,7 +25,7 @@ INTEGER_KERNELS = frozenset({
     "ConvInteger"})
 """Kernels of weighted layers that compute in integers."""
 
-_LAYOUT_SUFFIX = re.compile(r"(_token_\d+|_nchwc)+$")
+_LAYOUT_SUFFIX = re.compile(r"(_token_\d+|_nchwc|/duplicated)+$")
 _FATAL_ONLY = 4
 
 
@@ -40,13 +44,17 @@ class Kernels:
     refusal: str = ""
 
 
-def read_kernels(model: onnx.ModelProto) -> Kernels:
+def read_kernels(model: onnx.ModelProto, arch: str = "") -> Kernels:
     """Load a model in ONNX Runtime as a session would, and return what it became.
 
     Args:
+        arch: Machine of the target. ONNX Runtime fuses INT8 activations into integer kernels on Arm alone; elsewhere
+            the model is loaded with UINT8 ones in their place to tell what Arm will do.
         model: Its nodes have names (lifting.prepare). One with the metadata entry trtkit.as_written runs unoptimized,
             as OrtSession runs it.
     """
+    if arch == "aarch64" != platform.machine():
+        model = _unsigned(model)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
     if any(entry.key == AS_WRITTEN for entry in model.metadata_props):
@@ -61,9 +69,31 @@ def read_kernels(model: onnx.ModelProto) -> Kernels:
         graph = onnx.load(path).graph
     ends = {info.name for info in (*graph.input, *graph.output)}
     constants = {tensor.name for tensor in graph.initializer}
-    boundary = tuple(_plain(node.name) for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")
-                     and not ends & {node.input[0], node.output[0]} and node.input[0] not in constants)
-    return Kernels({_plain(node.name): node.op_type for node in graph.node}, boundary)
+    boundary = (_plain(node.name) for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+                and not ends & {node.input[0], node.output[0]} and node.input[0] not in constants)
+    return Kernels({_plain(node.name): node.op_type for node in graph.node}, tuple(dict.fromkeys(boundary)))
+
+
+def _unsigned(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy whose INT8 activations between Q and DQ are UINT8: the same values, q + 128 and z + 128."""
+    shifted = onnx.ModelProto()
+    shifted.CopyFrom(model)
+    index = GraphIndex(shifted)
+    moved: dict[str, str] = {}
+    for node in index.nodes:
+        if node.op_type in QOPERATORS:
+            return model
+        zero = node.input[2] if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2 else ""
+        stored = index.constant(zero)
+        source = index.producer[node.input[0]].input[0] if node.op_type == "DequantizeLinear" \
+            and node.input[0] in index.producer else node.input[0]
+        if stored is None or stored.dtype != np.int8 or {source, node.input[0]} & index.initializers.keys():
+            continue
+        if zero not in moved:
+            moved[zero] = index.new_name(f"{zero}_uint8")
+            shifted.graph.initializer.append(as_tensor(moved[zero], (stored.astype(np.int16) + 128).astype(np.uint8)))
+        node.input[2] = moved[zero]
+    return shifted
 
 
 def _plain(name: str) -> str:

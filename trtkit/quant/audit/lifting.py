@@ -104,7 +104,8 @@ class _Lifting:
         self.integers: dict[str, Array] = {}
         self.float_name: dict[str, str] = {}
         self.steps: dict[str, Step] = {}
-        self.saturations: list[tuple[Any, float]] = []
+        self.saturated: dict[str, str] = {}
+        self.highest: dict[str, float] = {}
         self.nodes: list[Any] = []
         self.made: set[str] = set()
         self.not_negative: set[str] = set()
@@ -142,14 +143,16 @@ class _Lifting:
         """Let `output` stand for the float `source` on a grid; put back the activation that the grid performs."""
         self.float_name[output] = source
         if step.is_8bit and step.range[0] == 0 and source in self.made and source not in self.not_negative:
-            result = self.index.new_name(f"{source}_relu")
-            node = onnx.helper.make_node("Relu", [source], [result], name=result)
-            self.nodes.append(node)
-            self.made.add(result)
-            self.not_negative.add(result)
-            self.saturations.append((node, step.range[1]))
-            self.float_name[output] = result
+            if source not in self.saturated:
+                self.saturated[source] = self._relu(source)
+            self.float_name[output] = result = self.saturated[source]
+            self.highest[result] = max(step.range[1], self.highest.get(result, 0.0))
         self.lifted.writes.setdefault(self.float_name[output], []).append(step)
+
+    def _relu(self, source: str) -> str:
+        result = self.index.new_name(f"{source}_relu")
+        self._add(onnx.helper.make_node("Relu", [source], [result], name=result))
+        return result
 
     def _dequantize(self, node: Any) -> None:
         source, output = node.input[0], node.output[0]
@@ -275,15 +278,15 @@ class _Lifting:
 
         Q saturates for its own readers only; an average pool without a Q would see values above 6.
         """
-        widest = max((high for _, high in self.saturations), default=0.0)
+        widest = max(self.highest.values(), default=0.0)
         if not 0.9 * _RELU6 < widest < 1.01 * _RELU6:
             return
         index = GraphIndex(self.lifted.model)
         bounds = [index.new_name("relu6_low"), index.new_name("relu6_high")]
         for name, value in zip(bounds, (0.0, _RELU6)):
             self.lifted.model.graph.initializer.append(as_tensor(name, np.float32(value)))
-        for relu, _ in self.saturations:
-            node = index.producer.get(relu.output[0])
+        for result in self.highest:
+            node = index.producer.get(result)
             if node is not None:
                 node.op_type = "Clip"
                 node.input.extend(bounds)

@@ -76,9 +76,10 @@ def leftovers(subject: Subject) -> Iterator[Finding]:
     """Q and DQ that run as kernels of their own."""
     kernels = subject.kernels
     if kernels is not None:
-        yield from subject.warn("unfused Q/DQ", kernels.boundary, "QuantizeLinear and DequantizeLinear nodes "
-                                "inside the graph run by themselves: each reads and writes the tensor once more",
-                                _CONVERT)
+        yield from subject.warn("unfused Q/DQ", kernels.boundary, "QuantizeLinear and DequantizeLinear nodes inside "
+                                "the graph run by themselves, at borders between integers and float: each reads and "
+                                "writes the tensor once more", "Fewer borders: quantize what lies between them, or "
+                                "keep short integer stretches in float; --fix removes pairs that do nothing")
 
 
 def dynamic_convolutions(subject: Subject) -> Iterator[Finding]:

@@ -75,6 +75,8 @@ def _share(index: GraphIndex, ranges: dict[str, Range]) -> None:
 
 
 def table_of(ranges: dict[str, Range]) -> CalibrationTable:
-    """Return a table that holds these ranges as evenly spread values, for the estimator minmax."""
-    return CalibrationTable({name: Histogram.of(np.linspace(low, high, _VALUES)) for name, (low, high)
-                             in ranges.items()}, samples=1, model="", data="grids of a quantized model", preprocess="")
+    """Return a table that holds these ranges, for the estimator minmax; in between, the middle is the most frequent."""
+    spread = np.linspace(-1, 1, _VALUES) ** 3
+    tensors = {name: Histogram.of(np.clip((low + high + (high - low) * spread) / 2, low, high))
+               for name, (low, high) in ranges.items()}
+    return CalibrationTable(tensors, samples=1, model="", data="grids of a quantized model", preprocess="")

@@ -127,7 +127,7 @@ def examine(model: onnx.ModelProto, target: Target) -> Subject:
     """
     ready = prepare(model)
     lifted = lift(ready)
-    kernels = None if target.is_tensorrt else read_kernels(ready)
+    kernels = None if target.is_tensorrt else read_kernels(ready, target.arch)
     shapes = {name: array.shape for name, array in random_feeds(lifted.model).items()}
     macs = count_macs(lifted.model, shapes)
     index = GraphIndex(lifted.model)

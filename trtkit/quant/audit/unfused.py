@@ -17,7 +17,7 @@ from trtkit.findings import Finding
 from trtkit.quant.audit.subject import Form, Subject
 from trtkit.quant.index import attribute, node_name
 from trtkit.quant.macs import WEIGHTED_OPS
-from trtkit.quant.placement import weight_axis
+from trtkit.quant.placement import get_placement, is_depthwise, weight_axis
 
 __all__ = ["TENSORRT_SLOWS", "float_layers", "float_stored", "half_quantized", "shared_scales"]
 
@@ -49,7 +49,9 @@ def float_layers(subject: Subject) -> Iterator[Finding]:
     """Layers left in floating point between quantized ones."""
     if not any(layer.in_integers for layer in subject.layers):
         return
-    names = [layer.name for layer in subject.layers if layer.form is Form.FLOAT]
+    narrow = get_placement(subject.target.placement).narrowest_depthwise
+    names = [layer.name for layer in subject.layers if layer.form is Form.FLOAT
+             and not (is_depthwise(subject.floats, layer.node) and attribute(layer.node, "group", 1) < narrow)]
     yield from subject.warn("float layers", names, "Layers are not quantized, with "
                             f"{subject.share(names):.1%} of the multiply-accumulates",
                             "If that is not for accuracy: trtkit quantize the FP32 model without keeping them; "
