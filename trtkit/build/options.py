@@ -19,6 +19,11 @@ PRECISION_FLAGS = frozenset({"FP16", "BF16", "INT8", "FP8", "INT4", "FP4", "OBEY
 """Builder flags of weak typing; with strong typing the graph carries the precision."""
 
 
+_FP8_CAPABILITIES = ("8.9", "12.0")
+"""TensorRT-RTX: GPUs with FP8 that it builds for. With none given it builds an FP8 engine for Ampere, too, which does
+not run there; so the key says which ones it is for."""
+
+
 @dataclass(frozen=True)
 class BuildOptions:
     """How to build a plan. Every default is that of TensorRT.
@@ -113,7 +118,7 @@ class BuildOptions:
         rtx = target.runtime == "tensorrt_rtx"
         fixed: dict[str, Any] = {
             "flavour": target.runtime, "version": target.tensorrt, "typing": target.typing, "precision": precision,
-            "sm": "" if rtx else target.sm, "compute_capabilities": (target.sm,) if rtx and target.sm else (),
+            "sm": "" if rtx else target.sm, "compute_capabilities": _capabilities(target, precision) if rtx else (),
             "dla_core": 0 if target.device == "dla" else None,
         }
         return cls(**{**fixed, **more})
@@ -141,6 +146,12 @@ class BuildOptions:
                       "compute_capabilities": tuple(data["compute_capabilities"]),
                       "timing_cache": None if timing is None else Path(timing),
                       "plugins": tuple(map(Path, data["plugins"]))})
+
+
+def _capabilities(target: Target, precision: Precision) -> tuple[str, ...]:
+    if target.sm:
+        return (target.sm,)
+    return _FP8_CAPABILITIES if precision is Precision.FP8 else ()
 
 
 def _choose(name: str, value: str, choices: tuple[str, ...]) -> None:
