@@ -7,8 +7,12 @@ import onnx
 
 from trtkit.errors import GraphError
 from trtkit.graph.order import each_graph
+from trtkit.graph.shapes import without_weights
 
 __all__ = ["constants_to_initializers", "model_opset", "upgrade_opset"]
+
+_FIRST_IR_WITH_CONSTANTS = 4
+"""Up to IR version 3 initializers had to be listed among the graph's inputs; the converter looks for them there."""
 
 
 def model_opset(model: onnx.ModelProto) -> int:
@@ -31,13 +35,26 @@ def upgrade_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         converted.CopyFrom(model)
     else:
         try:
-            converted = onnx.version_converter.convert_version(model, opset)
+            slim = without_weights(model)
+            slim.ir_version = max(slim.ir_version, _FIRST_IR_WITH_CONSTANTS)
+            converted = onnx.version_converter.convert_version(slim, opset)
         except (onnx.version_converter.ConvertError, RuntimeError, ValueError) as err:
             raise GraphError(f"Model at opset {model_opset(model)} cannot be converted to {opset}: {err}. "
                              f"Export it at opset {opset}") from err
+        del converted.metadata_props[:]  # some versions of the converter keep them, some do not
+        _restore_weights(converted.graph, model.graph)
         converted.metadata_props.extend(model.metadata_props)
     constants_to_initializers(converted)
     return converted
+
+
+def _restore_weights(graph: onnx.GraphProto, original: onnx.GraphProto) -> None:
+    """Put back the weights that the converter did not need to see, and take away the inputs that stood for them."""
+    inputs = {info.name for info in original.input}
+    for index in reversed([i for i, info in enumerate(graph.input) if info.name not in inputs]):
+        del graph.input[index]
+    there = {tensor.name for tensor in graph.initializer}
+    graph.initializer.extend(tensor for tensor in original.initializer if tensor.name not in there)
 
 
 def constants_to_initializers(model: onnx.ModelProto) -> int:

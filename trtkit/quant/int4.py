@@ -26,6 +26,9 @@ __all__ = ["BLOCK_OPSET", "insert_int4"]
 BLOCK_OPSET = 21
 """First ONNX opset with INT4 and blocks."""
 
+_BLOCKS = (128, 64, 32, 16)
+"""Sizes that TensorRT-RTX 1.7 builds."""
+
 _SMALLEST = 4096
 """Weights of fewer elements stay: scales and the unpacking cost what the bits save."""
 
@@ -38,7 +41,7 @@ def insert_int4(model: onnx.ModelProto, *, block: int, rounding: Rounding,
 
     Args:
         model: FP32, opset 21 or later, weights as initializers.
-        block: Rows of K that share a scale.
+        block: Rows of K that share a scale; a smaller one of 64, 32, 16 where it does not divide K.
         rounding: NEAREST, or ADAPTIVE for the least squared error of each block.
         keep: Nodes that keep their weights.
 
@@ -58,7 +61,8 @@ def insert_int4(model: onnx.ModelProto, *, block: int, rounding: Rounding,
         weight = _weight(index, node)
         if weight is None:
             continue
-        reason = "asked for" if node_name(node) in kept else _unfit(weight, block)
+        fitting = next((size for size in _BLOCKS if size <= block and weight.shape[0] % size == 0), 0)
+        reason = "asked for" if node_name(node) in kept else _unfit(weight, fitting)
         if reason:
             left.setdefault(reason, []).append(node_name(node))
             continue
@@ -66,7 +70,7 @@ def insert_int4(model: onnx.ModelProto, *, block: int, rounding: Rounding,
         key = (node.input[1], turned)
         if key not in dequantized:
             before[id(node)] = _dequantize(made.graph, index, node.input[1], quantize_blocks(
-                weight, block, rounding, symmetric=True))
+                weight, fitting, rounding, symmetric=True))
             dequantized[key] = before[id(node)].output[0]
         node.input[1] = dequantized[key]
         if turned:
@@ -92,8 +96,8 @@ def _weight(index: GraphIndex, node: Any) -> Array | None:
 
 def _unfit(weight: Array, block: int) -> str:
     rows, columns = weight.shape
-    if rows % block:
-        return f"K = {rows} is no multiple of the block of {block}"
+    if not block:
+        return f"K = {rows} is no multiple of {_BLOCKS[-1]}"
     if weight.size < _SMALLEST:
         return f"{rows} x {columns} elements are too few to gain"
     if not np.isfinite(weight).all() or np.abs(weight).max() > FP16.largest:

@@ -69,6 +69,9 @@ def fp32_nodes(index: GraphIndex, half: HalfFormat, opset: int, table: Calibrati
             why = _operator(node, half, opset) or _values(index, node, floats, half, table)
             if why:
                 reasons[node_name(node)] = why
+            source = index.producer.get(node.input[1]) if why and node.op_type == "Div" else None
+            if source is not None:
+                reasons.setdefault(node_name(source), f"makes what {node_name(node)} divides by")
     return reasons
 
 
@@ -150,11 +153,11 @@ def _chains(index: GraphIndex) -> Iterator[tuple[list[Any], str]]:
         if node.op_type == "Sqrt" or (node.op_type == "Pow" and _is_root(index, node)):
             chain = _variance(index, node)
             if chain:
-                yield chain, f"computes a variance up to {node_name(node)}"
+                yield chain, "a variance and what it divides"
         elif node.op_type == "Exp":
             chain = _softmax(index, node)
             if chain:
-                yield chain, f"computes a softmax around {node_name(node)}"
+                yield chain, "a softmax in pieces"
 
 
 def _variance(index: GraphIndex, root: Any) -> list[Any]:
