@@ -21,7 +21,7 @@ def test_a_bundle_s_model_is_built_by_the_real_builder_for_another_version_of_th
 
     model = parser.parse_model(TEXT).SerializeToString()
     profile = ShapeProfile({"x": (1, 3)}, {"x": (2, 3)}, {"x": (4, 3)})
-    plan, key = trtkit.opening._build(BuildRequest(model, get_target("rtx"), Precision.FP32, profile, None))
+    plan, key = trtkit.opening.build_here(BuildRequest(model, get_target("rtx"), Precision.FP32, profile, None))
     assert read_plan_header(plan).flavour == key.flavour == "tensorrt_rtx"
     assert key.profiles == (profile,)
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from trtkit.errors import SpecError
-
 Trtkit = Callable[..., str]
 
 
@@ -34,20 +32,6 @@ def test_bench_all_measures_each_artifact_in_a_process_of_its_own(bundle: Path, 
     assert [row["target"] for row in content["results"]] == ["x86-avx2", "pi4"]
     assert content["failed"] == []
     assert all(row["peak_memory_bytes"] < 1 << 30 for row in content["results"])
-
-
-def test_bench_remember_keeps_what_was_measured_here(bundle: Path, trtkit: Trtkit, tmp_path: Path, picture: Path,
-                                                     monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    trtkit("bench", bundle, "--all", "--remember", "--seconds", "0.05", "--warmup", "0", "--device", "cpu")
-    (kept,) = (tmp_path / "cache/trtkit").iterdir()
-    assert len(json.loads(kept.read_text())) == 1  # both artifacts are one file
-    assert "the fastest measured on this machine" in trtkit("run", bundle, picture, "--device", "cpu")
-
-
-def test_bench_remember_needs_all(bundle: Path, trtkit: Trtkit) -> None:
-    with pytest.raises(SpecError, match="Give --all"):
-        trtkit("bench", bundle, "--remember")
 
 
 def test_bench_all_keeps_to_a_target(bundle: Path, trtkit: Trtkit) -> None:

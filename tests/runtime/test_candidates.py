@@ -10,6 +10,7 @@ from trtkit.device import Device, TensorRt
 from trtkit.errors import SpecError
 from trtkit.precision import Precision
 from trtkit.runtime.candidates import Ranking, Wish, rank
+from trtkit.runtime.measured import Setting
 from trtkit.target import get_target
 from trtkit.tensors import TensorSpec
 
@@ -63,6 +64,29 @@ def test_the_more_demanding_target_that_fits_comes_first(pc: Device) -> None:
     assert order(rank(both, pc))[0] == ("cpu", "x86-vnni-int8.onnx")
     older = replace(pc, cpu_flags=frozenset({"avx2"}))
     assert order(rank(both, older))[0] == ("cpu", "x86-avx2-int8.onnx")
+
+
+def test_a_targets_own_fp32_does_not_stand_before_what_was_measured_faster_on_another_that_fits(pc: Device) -> None:
+    bundle = manifest(onnx("x86-vnni", FP32, 3.5), onnx("x86-avx2", FP32, 3.5), onnx("x86-avx2", INT8, 1.5))
+    assert order(rank(bundle, pc))[0] == ("cpu", "x86-avx2-int8.onnx")
+    slower = manifest(onnx("x86-vnni", FP32, 3.5), onnx("x86-avx2", FP32, 3.5), onnx("x86-avx2", INT8, 4.5))
+    assert order(rank(slower, pc))[0] == ("cpu", "x86-vnni-fp32.onnx")
+
+
+def test_what_fits_is_told_from_ways_out(pc: Device) -> None:
+    bundle = manifest(onnx("x86-vnni", INT8), onnx("pi5", INT8), onnx("pi5", FP32), onnx("rtx", FP32))
+    assert {each.artifact.file for each in rank(bundle, pc).candidates if each.fits} == {
+        "x86-vnni-int8.onnx", "pi5-fp32.onnx"}
+
+
+def test_numbers_of_this_machine_decide_between_gpu_and_cpu(orin: Device) -> None:
+    fast = replace(plan("jetson-orin-jp6", INT8, "8.7"), sha256="a")
+    source, cpu = replace(onnx("jetson-orin-jp6", INT8), sha256="b"), replace(onnx("pi5", FP32), sha256="c")
+    here = {"a int8 cuda": Setting(2.0), "c fp32 cpu": Setting(1.0, 4)}
+    ranking = rank(manifest(fast, source, cpu), orin, can_build=True, measured_here=here)
+    assert order(ranking)[:2] == [("cpu", cpu.file), ("load", fast.file)]
+    assert ranking.candidates[0].setting == Setting(1.0, 4)
+    assert not next(each for each in ranking.candidates if each.action == "build").fits  # the plan is there already
 
 
 def test_any_fp32_serves_a_cpu_for_which_nothing_was_made(pc: Device) -> None:

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import trtkit
 from trtkit import errors
 from trtkit.build.live import write_samples
 from trtkit.build.options import BuildOptions
@@ -26,6 +25,7 @@ from trtkit.bundle.plan_header import read_plan_header
 from trtkit.errors import BuildError, SpecError
 from trtkit.progress import Progress, silent
 from trtkit.runtime.cuda import probe_gpu
+from trtkit.runtime.trial import child_environment
 from trtkit.runtime.trt_log import LogLine
 from trtkit.tensors import Feeds, ShapeProfile
 
@@ -110,7 +110,7 @@ def _run(folder: Path, progress: Progress, timeout_s: float | None) -> _Story:
     story = _Story()
     with open(folder / "stderr", "w+b") as stderr:
         child = subprocess.Popen(_command(folder), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
-                                 cwd=folder, env=_environment(), start_new_session=True)
+                                 cwd=folder, env=child_environment(), start_new_session=True)
         alarm = threading.Timer(timeout_s or 0, _give_up, (child, story))
         try:
             if timeout_s is not None:
@@ -131,14 +131,6 @@ def _run(folder: Path, progress: Progress, timeout_s: float | None) -> _Story:
 
 def _command(folder: Path) -> list[str]:
     return [sys.executable, "-m", "trtkit.build.worker", str(folder)]
-
-
-def _environment() -> dict[str, str]:
-    """Let the child import this very trtkit, when it runs from a source tree."""
-    home = Path(trtkit.__file__).parent.parent
-    if home.name in ("site-packages", "dist-packages"):
-        return dict(os.environ)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(home), os.environ.get("PYTHONPATH"))))}
 
 
 def _give_up(child: subprocess.Popen[bytes], story: _Story) -> None:

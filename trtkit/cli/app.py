@@ -32,6 +32,7 @@ COMMANDS = {
     "pack": "Artifacts -> one bundle.",
     "run": "Bundle + pictures -> predictions.",
     "bench": "Latency, throughput, size and memory of a bundle, with the conditions.",
+    "tune": "What of a bundle is the fastest on this machine, measured and remembered.",
     "inspect": "An ONNX model, table, plan or bundle as a table.",
     "doctor": "What this machine has, what works with it, and how to get what is missing.",
 }

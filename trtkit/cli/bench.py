@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 
 from trtkit.cli.console import console
-from trtkit.errors import BundleError, SpecError
+from trtkit.errors import BundleError
 
 _COLUMNS = {"p50 ms": "p50_ms", "p90 ms": "p90_ms", "p99 ms": "p99_ms", "per s": "throughput"}
 _SHOWN_CONDITIONS = ("backend", "cpu", "cores", "governor", "power_mode", "load", "copies_included", "python", "trtkit")
@@ -29,21 +29,13 @@ def bench(
     precision: Annotated[str | None, typer.Option(help="Only artifacts of this precision.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="For ONNX Runtime.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Each target and precision, in a process of its own.")] = False,
-    remember: Annotated[bool, typer.Option(
-        help="With --all: let the latencies on this CPU decide what is run here from now on.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure what `trtkit run` would choose, or with --all everything that runs here."""
     options = {"seconds": seconds, "warmup": warmup, "batch": batch, "device": device, "threads": threads}
     which = {"target": target, "precision": precision}
-    if remember and not every:
-        raise SpecError("--remember compares everything that runs here. Give --all with it")
-    if every:
-        rows, failed = _each(bundle, options, which)
-        if remember:
-            _remember(rows)
-    else:
-        rows, failed = [_measure(bundle, {**options, **which})], []
+    rows, failed = (_each(bundle, options, which) if every
+                    else ([_measure(bundle, {**options, **which})], []))
     if as_json:
         console.print_json(json.dumps({"results": rows, "failed": failed} if every else rows[0]))
         return
@@ -98,14 +90,6 @@ def _each(bundle: Path, options: dict[str, Any], which: dict[str, str | None]
     if not rows:
         raise BundleError(f"Nothing in '{bundle}' can be measured here: {'; '.join(failed)}")
     return rows, failed
-
-
-def _remember(rows: list[dict[str, Any]]) -> None:
-    from trtkit.runtime import probe_device
-    from trtkit.runtime.measured import MeasuredHere
-
-    on_cpu = {row["sha256"]: row["p50_ms"] for row in rows if row["conditions"]["backend"].startswith("onnxruntime")}
-    MeasuredHere(probe_device()).remember(on_cpu)
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

@@ -14,7 +14,7 @@ from trtkit.runtime.conditions import conditions, peak_memory_bytes
 from trtkit.runtime.session import Session
 from trtkit.tensors import Array, Feeds, TensorSpec
 
-__all__ = ["BenchResult", "Paired", "bench", "paired", "random_feeds"]
+__all__ = ["BenchResult", "Paired", "bench", "paired", "random_feeds", "time_runs"]
 
 _MIN_RUNS = 10
 _MAX_RUNS = 1_000_000
@@ -117,11 +117,11 @@ def bench(session: Session, feeds: Feeds, *, seconds: float = 2.0, iterations: i
     """
     if seconds <= 0 or warmup < 0 or (iterations is not None and iterations < 1):
         raise SpecError(f"seconds is {seconds}, warmup {warmup}, iterations {iterations}. Give positive numbers")
-    _timed(session, feeds, seconds=warmup, at_least=2)
+    time_runs(session, feeds, seconds=warmup, at_least=2)
     if iterations is None:
-        times = _timed(session, feeds, seconds=seconds, at_least=_MIN_RUNS)
+        times = time_runs(session, feeds, seconds=seconds, at_least=_MIN_RUNS)
     else:
-        times = _timed(session, feeds, seconds=0.0, at_least=iterations)
+        times = time_runs(session, feeds, seconds=0.0, at_least=iterations)
     milliseconds = np.asarray(times) / _NANOSECONDS_PER_MS
     p50, p90, p99 = (float(value) for value in np.percentile(milliseconds, (50, 90, 99)))
     mean, batch = float(milliseconds.mean()), _batch(feeds)
@@ -156,21 +156,21 @@ def paired(a: Session, b: Session, feeds_a: Feeds, feeds_b: Feeds | None = None,
         raise SpecError(f"rounds is {rounds} and seconds {seconds}. Give at least 6 rounds and a positive time")
     sides = ((a, feeds_a), (b, feeds_a if feeds_b is None else feeds_b))
     for session, feeds in sides:
-        _timed(session, feeds, seconds=0.05 * seconds, at_least=2)
+        time_runs(session, feeds, seconds=0.05 * seconds, at_least=2)
     share = seconds / (2 * rounds)
     medians = np.empty((rounds, 2))
     for turn in range(rounds):
         for side in ((0, 1), (1, 0))[turn % 2]:
             session, feeds = sides[side]
             session.run(feeds)  # back into the cache
-            medians[turn, side] = np.median(_timed(session, feeds, seconds=share, at_least=3))
+            medians[turn, side] = np.median(time_runs(session, feeds, seconds=share, at_least=3))
     ratios = np.sort(medians[:, 0] / medians[:, 1])
     k = _interval_rank(rounds)
     a_ms, b_ms = (float(value) for value in np.median(medians, axis=0) / _NANOSECONDS_PER_MS)
     return Paired(float(np.median(ratios)), float(ratios[k - 1]), float(ratios[rounds - k]), a_ms, b_ms, rounds)
 
 
-def _timed(session: Session, feeds: Feeds, *, seconds: float, at_least: int,
+def time_runs(session: Session, feeds: Feeds, *, seconds: float, at_least: int,
            clock: Callable[[], int] = time.perf_counter_ns) -> list[int]:
     """Run for `seconds` and at least `at_least` times; return the nanoseconds of each run."""
     run = session.run

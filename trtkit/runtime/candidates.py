@@ -1,20 +1,23 @@
 """Manifest + machine -> what could run here, best first, and what could not and why. Pure: opens and builds nothing.
 
+    0. where everything that fits was measured on this machine (trtkit tune): by those numbers
     1. plans that fit the GPU and TensorRT of this machine
     2. plans that TensorRT can build here from an ONNX artifact of the bundle
-    3. ONNX artifacts on the CPU: the fastest measured on this machine, or on such a CPU; else FP32; else what computes
+    3. ONNX artifacts on the CPU: what was measured on such a CPU and is faster than FP32; FP32; what computes at all
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from trtkit.bundle.manifest import Artifact, BundleManifest
 from trtkit.device import Device, TensorRt
 from trtkit.errors import SpecError
 from trtkit.precision import Precision
+from trtkit.runtime.measured import Setting, setting_key
 from trtkit.target import Target, load_targets
 
 __all__ = ["Candidate", "Ranking", "Wish", "rank"]
@@ -53,11 +56,20 @@ class Candidate:
         artifact: The plan or ONNX model.
         action: "load" a plan, "build" a plan here, or run ONNX on the "cpu".
         reason: Why it stands where it does.
+        fits: Whether it was made for such a machine, so that it is worth measuring; else it is a way out.
+        setting: How it runs best here, or that it does not, where that was measured.
     """
 
     artifact: Artifact
     action: Action
     reason: str
+    fits: bool = True
+    setting: Setting | None = None
+
+    @property
+    def key(self) -> str:
+        """What its measurements are kept by."""
+        return setting_key(self.artifact, "cpu" if self.action == "cpu" else "cuda")
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,7 @@ class Ranking:
 
 
 def rank(manifest: BundleManifest, device: Device, wish: Wish | None = None, *, can_build: bool = False,
-         measured_here: Mapping[str, float] | None = None) -> Ranking:
+         measured_here: Mapping[str, Setting] | None = None) -> Ranking:
     """Return what of a bundle could run on a device, best first.
 
     Args:
@@ -77,7 +89,7 @@ def rank(manifest: BundleManifest, device: Device, wish: Wish | None = None, *, 
         device: The machine.
         wish: What the caller wants.
         can_build: Whether there is something that builds plans.
-        measured_here: Median latency in milliseconds on this machine's CPU, by SHA-256 of the artifact's file.
+        measured_here: What MeasuredHere has; it decides when it knows of every candidate that fits.
 
     Raises:
         SpecError: The bundle has nothing of the target or precision that the caller wants.
@@ -90,8 +102,28 @@ def rank(manifest: BundleManifest, device: Device, wish: Wish | None = None, *, 
     if wish.device != "cpu":
         candidates += _on_gpu(artifacts, targets, device, can_build, rejected)
     if wish.device != "cuda":
-        candidates += _on_cpu(artifacts, targets, device, measured_here or {}, rejected)
-    return Ranking(tuple(candidates), tuple(rejected))
+        candidates += _on_cpu(artifacts, targets, device, rejected)
+    return Ranking(tuple(_as_measured(candidates, measured_here or {})), tuple(rejected))
+
+
+def _as_measured(candidates: list[Candidate], here: Mapping[str, Setting]) -> list[Candidate]:
+    """Return the candidates with the fastest on this machine first, when all that fit were measured; else as they are.
+
+    Half a measurement would favour what happened to be in it.
+    """
+    if not all(each.key in here for each in candidates if each.fits):
+        return candidates
+    ran: list[tuple[float, Candidate]] = []
+    others: list[Candidate] = []
+    for each in candidates:
+        setting = here.get(each.key) if each.fits else None
+        if setting is None or setting.p50_ms is None:
+            others.append(replace(each, setting=setting))
+        else:
+            how = ", ".join(filter(None, (f"{setting.p50_ms:.2f} ms", str(setting))))
+            reason = f"the fastest measured on this machine ({how})"
+            ran.append((setting.p50_ms, replace(each, reason=reason, setting=setting)))
+    return [each for _, each in sorted(ran, key=lambda pair: pair[0])] + others
 
 
 def _wished(manifest: BundleManifest, wish: Wish) -> list[Artifact]:
@@ -114,12 +146,15 @@ def _on_gpu(artifacts: list[Artifact], targets: Mapping[str, Target], device: De
         rejected.append("TensorRT artifacts: this machine has no usable NVIDIA GPU")
         return []
     candidates = list(_loadable(plans, device, rejected))
+    loaded = {(each.artifact.target, each.artifact.precision) for each in candidates}
     if device.tensorrt is None:
         rejected.append("building a plan here: no TensorRT can be imported")
     elif not can_build:
         rejected.append("building a plan here: not asked for (trtkit.open does it)")
     else:
-        candidates += _buildable(sources, targets, device, device.tensorrt, rejected)
+        for each in _buildable(sources, targets, device, device.tensorrt, rejected):
+            twice = (each.artifact.target, each.artifact.precision) in loaded
+            candidates.append(replace(each, fits=not twice))
     return candidates
 
 
@@ -169,7 +204,7 @@ def _distance(target: Target, device: Device, tensorrt: TensorRt) -> tuple[bool,
 
 
 def _on_cpu(artifacts: list[Artifact], targets: Mapping[str, Target], device: Device,
-            measured_here: Mapping[str, float], rejected: list[str]) -> list[Candidate]:
+            rejected: list[str]) -> list[Candidate]:
     models = [a for a in artifacts if a.kind == "onnx"]
     if not models:
         rejected.append("ONNX Runtime: no ONNX artifact was asked for or is there")
@@ -178,28 +213,31 @@ def _on_cpu(artifacts: list[Artifact], targets: Mapping[str, Target], device: De
         rejected.append("ONNX Runtime: it is not installed or does not load. Run: pip install 'trtkit[cpu]'")
         return []
     fitting = [name for name, target in targets.items() if target.runs_on(device.machine, device.cpu_flags)]
-    first_reasons: dict[int, Candidate] = {}
-    for artifact, reason in _cpu_order(models, fitting, targets, measured_here):
-        first_reasons.setdefault(id(artifact), Candidate(artifact, "cpu", reason))
-    return list(first_reasons.values())
+    anywhere = [name for name, target in targets.items() if target.device == "cpu"]
+    first: dict[int, Candidate] = {}
+    for artifact, reason in _cpu_order(models, fitting, anywhere):
+        fits = artifact.target in fitting or (artifact.precision is Precision.FP32 and artifact.target in anywhere)
+        first.setdefault(id(artifact), Candidate(artifact, "cpu", reason, fits))
+    return list(first.values())
 
 
-def _cpu_order(models: list[Artifact], fitting: list[str], targets: Mapping[str, Target],
-               measured_here: Mapping[str, float]) -> Iterator[tuple[Artifact, str]]:
+def _cpu_order(models: list[Artifact], fitting: list[str], anywhere: list[str]) -> Iterator[tuple[Artifact, str]]:
     """Yield artifacts, best first, each with why it stands there; one may come again further down."""
-    here = [a for a in models if a.sha256 in measured_here and (a.target in fitting or a.precision is Precision.FP32)]
-    for artifact in sorted(here, key=lambda a: measured_here[a.sha256]):
-        yield artifact, f"the fastest measured on this machine ({measured_here[artifact.sha256]:.2f} ms)"
+    measured = {name: sorted((a for a in models if a.target == name and a.p50_ms is not None), key=_by_speed)
+                for name in fitting}
     for name in fitting:
-        for artifact in sorted((a for a in models if a.target == name and a.p50_ms is not None), key=_by_speed):
+        for artifact in itertools.takewhile(lambda a: a.precision is not Precision.FP32, measured[name]):
+            yield artifact, f"the fastest measured for {name}{_measured(artifact)}"
+    for name in fitting:
+        for artifact in measured[name]:
             yield artifact, f"the fastest measured for {name}{_measured(artifact)}"
     full = [a for a in models if a.precision is Precision.FP32]
     for name in fitting:
         for artifact in (a for a in full if a.target == name):
             narrower = any(a.target == name and a.precision is not Precision.FP32 for a in models)
-            hint = " (trtkit bench --all --remember does that)" if narrower else ""
+            hint = " (trtkit tune does that)" if narrower else ""
             yield artifact, f"FP32 for {name}; nothing was measured on such a CPU{hint}"
-    for artifact in (a for a in full if a.target in targets and targets[a.target].device == "cpu"):
+    for artifact in (a for a in full if a.target in anywhere):
         yield artifact, "FP32, which any CPU computes alike"
     for name in fitting:
         for artifact in (a for a in models if a.target == name):

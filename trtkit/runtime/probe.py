@@ -15,7 +15,7 @@ from trtkit.errors import MissingDependencyError
 from trtkit.runtime.cuda import probe_gpu
 from trtkit.runtime.jetpack import find_jetpack, parse_l4t
 
-__all__ = ["Probe", "probe", "probe_device", "read_cpu", "usable_cores"]
+__all__ = ["Probe", "physical_cores", "probe", "probe_device", "read_cpu", "usable_cores"]
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +82,14 @@ def probe(root: Path = Path("/")) -> Probe:
 def usable_cores() -> int:
     """Return how many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def physical_cores(root: Path = Path("/")) -> int:
+    """Return how many different cores this process may use: threads that share one count once."""
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    siblings = {_text(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").strip() or str(cpu)
+                for cpu in usable}
+    return len(siblings)
 
 
 def _text(path: Path) -> str:

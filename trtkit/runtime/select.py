@@ -3,82 +3,38 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
-from trtkit.bundle.engine_key import EngineKey
-from trtkit.bundle.manifest import Artifact, BundleManifest, Postprocess
-from trtkit.bundle.store import Bundle, open_bundle
+from trtkit.bundle.manifest import BundleManifest, Postprocess
+from trtkit.bundle.store import open_bundle
 from trtkit.device import Device
-from trtkit.errors import BuildError, BundleError, DeviceError, MissingDependencyError, SpecError
+from trtkit.errors import BundleError, SpecError
 from trtkit.precision import Precision
-from trtkit.runtime.candidates import Candidate, Wish, rank
+from trtkit.progress import Progress, silent
+from trtkit.runtime.candidates import Wish, rank
 from trtkit.runtime.measured import MeasuredHere
-from trtkit.runtime.ort import OrtSession
+from trtkit.runtime.opener import Builder, BuildRequest, Choice, Opener, PlanSession, tensorrt_session
 from trtkit.runtime.plan_cache import PlanCache
 from trtkit.runtime.predict import Prediction, predict
 from trtkit.runtime.probe import probe_device
 from trtkit.runtime.session import Session
-from trtkit.runtime.trt import TrtSession
-from trtkit.target import Target, load_targets
-from trtkit.tensors import Array, Feeds, ShapeProfile, TensorSpec
+from trtkit.tensors import Array, Feeds, TensorSpec
 
-__all__ = ["BuildRequest", "Builder", "BundleSession", "Choice", "PlanSession", "open"]
+if TYPE_CHECKING:
+    from trtkit.runtime.tuning import Tuned
+
+__all__ = ["BuildRequest", "Builder", "BundleSession", "Choice", "PlanSession", "open", "tune"]
 
 logger = logging.getLogger(__name__)
 
 _BATCH = 8
 
 Image = Array | Path | str
-
-
-@dataclass(frozen=True)
-class BuildRequest:
-    """A plan that is wanted for this machine.
-
-    Attributes:
-        model: ONNX bytes, as lowered for `target`.
-        target: What it was lowered for; its version and SM may differ from this machine's.
-        precision: Of the lowering.
-        profile: Shapes of the dynamic inputs, or None.
-        calibration_cache: For a weakly typed INT8 build, or None.
-    """
-
-    model: bytes
-    target: Target
-    precision: Precision
-    profile: ShapeProfile | None
-    calibration_cache: bytes | None
-
-
-Builder = Callable[[BuildRequest], tuple[bytes, EngineKey]]
-"""What turns a request into a plan's bytes and key; `trtkit.open` brings the one of trtkit.build."""
-
-PlanSession = Callable[[bytes, Sequence[TensorSpec]], Session]
-"""What loads a plan; it is told inputs and outputs as the manifest has them, with the names of dynamic dimensions."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a session runs, and why.
-
-    Attributes:
-        artifact: Of the bundle.
-        reason: Why this one.
-        rejected: What would have been better and cannot be used, and what else cannot; one sentence each.
-    """
-
-    artifact: Artifact
-    reason: str
-    rejected: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        why_not = f" Not: {'; '.join(self.rejected)}." if self.rejected else ""
-        return f"{self.artifact}: {self.reason}.{why_not}"
 
 
 class BundleSession:
@@ -183,14 +139,16 @@ def open(
     precision: Precision | str | None = None,
     cache_dir: Path | None = None,
     threads: int | None = None,
+    tune: bool = False,
     machine: Device | None = None,
     builder: Builder | None = None,
     plan_session: PlanSession | None = None,
 ) -> BundleSession:
     """Open a bundle on the best that this machine can run, and say in one line at INFO what that is and why.
 
-    A plan that fits this GPU and TensorRT comes first, then one built here (and kept in `cache_dir`), then ONNX Runtime
-    on the CPU. What turns out not to work is left for the next best, and its reason is kept in `choice.rejected`.
+    What was measured on this machine decides (`tune`); without that a plan that fits this GPU and TensorRT comes first,
+    then one built here (and kept in `cache_dir`), then ONNX Runtime on the CPU. What turns out not to work is left for
+    the next best, and its reason is kept in `choice.rejected`.
 
     Args:
         path: A `.trtkit` file or a bundle's folder.
@@ -198,7 +156,9 @@ def open(
         target: Only artifacts of this target; any when None.
         precision: Only artifacts of this precision; any when None.
         cache_dir: Where plans built here and latencies measured here are kept; the user's cache folder when None.
-        threads: For ONNX Runtime; its own choice when None.
+        threads: For ONNX Runtime; what was measured best here, else its own choice, when None.
+        tune: Measure first what fits this machine, unless that was done before; takes a minute, or what building plans
+            takes.
         machine: What this machine is; found out when None.
         builder: What builds plans here; nothing is built when None. `trtkit.open` brings one.
         plan_session: What loads a plan; trtkit's TensorRT session when None.
@@ -210,75 +170,42 @@ def open(
     wish = Wish(device, target, Precision.parse(precision) if isinstance(precision, str) else precision)
     with open_bundle(path) as bundle:
         here = machine or probe_device()
-        measured = MeasuredHere(here, cache_dir).load()
-        ranking = rank(bundle.manifest, here, wish, can_build=builder is not None, measured_here=measured)
-        opener = _Opener(bundle, here, builder, plan_session or _tensorrt_session, PlanCache(cache_dir), threads)
+        memory = MeasuredHere(here, cache_dir)
+        opener = Opener(bundle, here, builder, plan_session or tensorrt_session, PlanCache(cache_dir), threads)
+        ranking = rank(bundle.manifest, here, wish, can_build=builder is not None, measured_here=memory.load())
+        if tune and any(each.fits and each.setting is None for each in ranking.candidates):
+            from trtkit.runtime.tuning import tune_candidates  # few want it, and all wait for an import
+
+            memory.remember(tune_candidates(ranking.candidates, opener).settings())
+            ranking = rank(bundle.manifest, here, wish, can_build=builder is not None, measured_here=memory.load())
         session, choice = opener.first_that_works(ranking.candidates, ranking.rejected)
         logger.info("%s", choice)
         return BundleSession(session, bundle.manifest, choice)
 
 
-@dataclass(frozen=True)
-class _Opener:
-    bundle: Bundle
-    device: Device
-    builder: Builder | None
-    plan_session: PlanSession
-    cache: PlanCache
-    threads: int | None
+def tune(path: Path | str, *, device: str = "auto", cache_dir: Path | None = None, seconds: float | None = None,
+         batch: int = 1, machine: Device | None = None, builder: Builder | None = None,
+         progress: Progress = silent) -> Tuned:
+    """Measure everything of a bundle that fits this machine, and remember the winner for `open`.
 
-    def first_that_works(self, candidates: Iterable[Candidate], rejected: tuple[str, ...]) -> tuple[Session, Choice]:
-        failed: list[str] = []
-        for candidate in candidates:
-            try:
-                session, how = self._open(candidate)
-            except (BuildError, DeviceError, MissingDependencyError, BundleError) as err:
-                failed.append(f"{candidate.artifact}: {' '.join(str(err).split())}")
-                logger.warning("%s; trying the next best", failed[-1])
-            else:
-                return session, Choice(candidate.artifact, f"{candidate.reason}; {how}", (*failed, *rejected))
-        reasons = "; ".join((*failed, *rejected)) or "it has no artifact that a runtime takes"
-        raise BundleError(f"Nothing in '{self.bundle.path}' runs here: {reasons}. "
-                          "See what is missing with: trtkit doctor")
+    Args:
+        path, device, cache_dir, machine, builder: As for `open`.
+        seconds: How long to compare the best ones in turns; 10 when None.
+        batch: Size of the dynamic dimensions.
+        progress: Told of every measurement.
 
-    def _open(self, candidate: Candidate) -> tuple[Session, str]:
-        artifact = candidate.artifact
-        if candidate.action == "cpu":
-            session: Session = OrtSession(self.bundle.read(artifact.file), threads=self.threads)
-        elif candidate.action == "load":
-            session = self.plan_session(self.bundle.read(artifact.file), self._io)
-        else:
-            session = self.plan_session(self._built(artifact), self._io)
-        return session, f"runs on {session.backend}"
+    Raises:
+        BundleError: The bundle is damaged, or nothing in it fits this machine, or nothing that fits runs.
+    """
+    from trtkit.runtime.tuning import tune_candidates
 
-    @property
-    def _io(self) -> tuple[TensorSpec, ...]:
-        return (*self.bundle.manifest.inputs, *self.bundle.manifest.outputs)
-
-    def _built(self, artifact: Artifact) -> bytes:
-        calibration = self._calibration_cache(artifact)
-        path = self.cache.path(artifact, self.device, calibration.sha256 if calibration else "")
-        plan = self.cache.load(path, self.device)
-        if plan is not None:
-            return plan
-        if self.builder is None:
-            raise BuildError(f"{artifact} needs a plan built here, and there is no builder. Open it with trtkit.open")
-        request = BuildRequest(
-            self.bundle.read(artifact.file), self._target(artifact.target), artifact.precision, artifact.profile,
-            self.bundle.read(calibration.file) if calibration else None)
-        logger.info("Building a plan of %s for this machine; this can take minutes", artifact)
-        plan, key = self.builder(request)
-        self.cache.store(path, plan, key, artifact, self.bundle.manifest)
-        return plan
-
-    def _calibration_cache(self, artifact: Artifact) -> Artifact | None:
-        return next(iter(self.bundle.artifacts_for(
-            target=artifact.target, precision=artifact.precision, kind="calibration-cache")), None)
-
-    def _target(self, name: str) -> Target:
-        own = {target.name: target for target in self.bundle.manifest.targets}
-        return own.get(name) or load_targets()[name]
-
-
-def _tensorrt_session(plan: bytes, io: Sequence[TensorSpec]) -> Session:
-    return TrtSession(plan, io=io)
+    with open_bundle(path) as bundle:
+        here = machine or probe_device()
+        opener = Opener(bundle, here, builder, tensorrt_session, PlanCache(cache_dir), None)
+        ranking = rank(bundle.manifest, here, Wish(device), can_build=builder is not None)
+        if not any(each.fits for each in ranking.candidates):
+            raise BundleError(f"Nothing in '{path}' was made for such a machine: {'; '.join(ranking.rejected)}. "
+                              "Deploy it for this target; trtkit doctor names it")
+        tuned = tune_candidates(ranking.candidates, opener, seconds=seconds, batch=batch, progress=progress)
+        MeasuredHere(here, cache_dir).remember(tuned.settings())
+    return tuned
