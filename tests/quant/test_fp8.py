@@ -79,5 +79,5 @@ def test_dead_channels_and_tensors_have_positive_scales(make: Make, table: Table
 
 
 def test_tensor_without_values_is_refused(network: onnx.ModelProto) -> None:
-    with pytest.raises(CalibrationError, match="no values for tensor 'x', which is to be quantized. Calibrate this"):
+    with pytest.raises(CalibrationError, match="no values for tensor 'x', which is to be quantized"):
         insert_fp8(network, CalibrationTable({}, 0, "", "", ""))
