@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from trtkit.calib import calibrate, open_data
+from trtkit.calib import Sample, calibrate, open_data
 from trtkit.graph import infer_shapes, model_inputs
 from trtkit.ranges import CalibrationTable
 
@@ -91,3 +91,37 @@ def residual(rng: np.random.Generator) -> onnx.ModelProto:
         y = Gemm<transB=1>(f, w3, b3) }""", w1=rng.normal(size=(8, 3, 3, 3)) / 4, b1=rng.normal(size=8),
                  w2=rng.normal(size=(8, 8, 3, 3)) / 8, b2=rng.normal(size=8), w3=rng.normal(size=(5, 8)),
                  b3=rng.normal(size=5))
+
+
+@pytest.fixture
+def fragile(rng: np.random.Generator) -> onnx.ModelProto:
+    """Four convolutions and a Gemm; the third one does not survive INT8.
+
+    Its first input channel is always 0 and has weights of 2000, so that one scale a channel leaves nothing of the
+    others.
+    """
+    first, *rest = (rng.normal(size=(8, channels, 3, 3)) / np.sqrt(9 * channels) for channels in (3, 8, 8, 8))
+    head = rng.normal(size=(5, 512))
+    head -= head.mean(axis=1, keepdims=True)
+    rest[0][0] = 0.0
+    bias = rng.normal(size=8) / 4
+    bias[0] = -1.0
+    rest[1][:, 0] = 2000.0
+    return parse("""g (float[1,3,8,8] x) => (float[1,5] y) {
+        a = Conv<pads=[1,1,1,1]>(x, w1)
+        ra = Relu(a)
+        b = Conv<pads=[1,1,1,1]>(ra, w2, b2)
+        rb = Relu(b)
+        c = Conv<pads=[1,1,1,1]>(rb, w3)
+        rc = Relu(c)
+        d = Conv<pads=[1,1,1,1]>(rc, w4)
+        rd = Relu(d)
+        f = Flatten(rd)
+        y = Gemm<transB=1>(f, w5) }""", w1=first, w2=rest[0], b2=bias, w3=rest[1], w4=rest[2],
+                 w5=head)
+
+
+@pytest.fixture
+def fragile_samples(fragile: onnx.ModelProto) -> list[Sample]:
+    """Inputs of `fragile`."""
+    return [Sample(str(place), feeds) for place, feeds in enumerate(feeds_of(fragile, count=24))]

@@ -118,7 +118,7 @@ def lower_within(model: onnx.ModelProto, target: Target, precision: Precision, j
         return search.result((), None)
     sensitivity = measure_sensitivity(model, target, precision, samples=samples, table=table, spec=spec, task=task,
                                       output=output, checkpoint=checkpoint, progress=progress)
-    kept = search.put_back(search.shortest(_by_gain(sensitivity.layers)))
+    kept = search.smallest(_by_gain(sensitivity.layers))
     return search.result(tuple(sorted(kept, key=lambda each: -each.noise)), sensitivity)
 
 
@@ -148,12 +148,19 @@ class _Search:
             logger.info("%d layers in float: %s", len(names), loss)
         return self._tried[names].points <= self._max_drop
 
-    def shortest(self, order: tuple[LayerLoss, ...]) -> tuple[LayerLoss, ...]:
-        """Return the shortest beginning of `order` that holds, found by doubling and bisection.
+    def smallest(self, order: tuple[LayerLoss, ...]) -> tuple[LayerLoss, ...]:
+        """Return few layers that hold when they are in float: a beginning of `order`, some of them put back.
 
         Raises:
-            AccuracyError: There is none that leaves a layer quantized.
+            AccuracyError: There are none that leave a layer quantized.
         """
+        kept = self._put_back(self._shortest(order))
+        if len(kept) == len(order):
+            raise self._refusal("unless all", order)
+        return kept
+
+    def _shortest(self, order: tuple[LayerLoss, ...]) -> tuple[LayerLoss, ...]:
+        """Return the shortest beginning of `order` that holds, found by doubling and bisection."""
         fails, holds = 0, 1
         while not self.holds(order[:holds]):
             if holds == len(order):
@@ -165,11 +172,9 @@ class _Search:
                 holds = middle
             else:
                 fails = middle
-        if holds == len(order):
-            raise self._refusal("unless all", order)
         return order[:holds]
 
-    def put_back(self, kept: tuple[LayerLoss, ...]) -> tuple[LayerLoss, ...]:
+    def _put_back(self, kept: tuple[LayerLoss, ...]) -> tuple[LayerLoss, ...]:
         """Return `kept` without the layers that need not be there, tried from the most work on.
 
         The last layer is needed: without it the budget did not hold.

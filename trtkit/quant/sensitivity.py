@@ -185,7 +185,7 @@ def measure_sensitivity(model: onnx.ModelProto, target: Target, precision: Preci
 
 
 def quantized_layers(model: onnx.ModelProto, lowered: onnx.ModelProto) -> list[Any]:
-    """Return the weighted nodes of a model that its lowering computes from quantized operands, in order.
+    """Return the weighted nodes of a model whose weights, or both operands where it has none, are quantized, in order.
 
     Args:
         model: FP32.
@@ -200,10 +200,16 @@ def quantized_layers(model: onnx.ModelProto, lowered: onnx.ModelProto) -> list[A
             node = producer.get(node.input[0])
         return node is not None and node.op_type == "DequantizeLinear"
 
-    weighted = [node for node in model.graph.node if node.op_type in WEIGHTED_OPS]
-    found = [(node, nodes.get(node_name(node))) for node in weighted]
-    return [node for node, now in found if now is None or now.op_type != node.op_type
-            or any(quantized(name) for name in now.input[:2])]
+    constants = {tensor.name for tensor in model.graph.initializer}
+
+    def computes_quantized(node: Any) -> bool:
+        now = nodes.get(node_name(node))
+        if now is None or now.op_type != node.op_type:
+            return True
+        weights = [place for place in (0, 1) if node.input[place] in constants]
+        return all(quantized(now.input[place]) for place in weights or (0, 1))
+
+    return [node for node in model.graph.node if node.op_type in WEIGHTED_OPS and computes_quantized(node)]
 
 
 def with_kept(spec: QuantSpec, names: Iterable[str]) -> QuantSpec:
