@@ -80,12 +80,20 @@ def fix_quantization(model: onnx.ModelProto, target: Target) -> Fixed:
     spec = QuantSpec(Estimator.MINMAX, bias_correction=False, keep=NodeSelector(tuple(map(_literal, sorted(keep)))))
     quantized, report = insert_qdq(infer_shapes(lifted.model), table, placement, spec)
     exact = _keep_integers(quantized, lifted) if target.is_tensorrt else 0
-    if target.is_tensorrt:
-        quantized.metadata_props.add(key=AS_WRITTEN, value="1")
+    _mark(quantized, as_written=target.is_tensorrt)
     in_float = _float_layers(quantized)
     notes = (f"{report.weights} weights ({exact} with the integers they had) and {report.activations} activations in "
              f"{placement.activation.upper()}", f"{len(in_float)} weighted layers in float")
     return Fixed(quantized, _likeness(ready, quantized, table), notes, in_float)
+
+
+def _mark(model: onnx.ModelProto, *, as_written: bool) -> None:
+    """Note in the metadata whether ONNX Runtime must compute the graph as it is, and not optimize it."""
+    kept = [entry for entry in model.metadata_props if entry.key != AS_WRITTEN]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    if as_written:
+        model.metadata_props.add(key=AS_WRITTEN, value="1")
 
 
 def _float_layers(quantized: onnx.ModelProto) -> tuple[str, ...]:
@@ -128,6 +136,11 @@ def _check_types(lifted: Lifted) -> None:
             raise GraphError(f"The node that makes '{output}' reads {step.dtype.upper()} with scales of "
                              f"{step.float_type}{' in blocks' if step.block else ''}; only INT8 and UINT8 with FP32 "
                              "scales can be converted. Quantize the FP32 model: trtkit quantize")
+        if step.scale is None or step.zero_point is None or not (np.isfinite(step.scale).all() and
+                                                                 (step.scale > 0).all()):
+            raise GraphError(f"The node that makes '{output}' reads a tensor whose scale or zero point is computed, or "
+                             "whose scale is not a positive number: its range is not in the model. Quantize the FP32 "
+                             "model: trtkit quantize")
     half = [tensor.name for tensor in lifted.model.graph.initializer
             if tensor.data_type in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)]
     if half:

@@ -168,6 +168,8 @@ class _Lifting:
             integers = self.index.constant(source)
         if integers is not None and step.scale is not None:
             self.initializers[output] = as_tensor(output, step.dequantize(integers))
+        elif output in self.index.captured:
+            self._add(onnx.helper.make_node("Identity", [self._resolve(source)], [output], name=node.name))
         else:
             self.float_name[output] = self._resolve(source)
 
@@ -246,8 +248,8 @@ class _Lifting:
         return value.dtype.kind in "iu" or bool((value >= 0).all())
 
     def _name_outputs(self) -> None:
-        """Give the float tensors behind graph outputs, and behind what subgraphs read, the names asked for."""
-        for wanted in (*self.index.outputs, *sorted(self.index.captured)):
+        """Give the float tensors behind graph outputs the names asked for."""
+        for wanted in self.index.outputs:
             source = self._resolve(wanted)
             if source != wanted:
                 self._add(onnx.helper.make_node("Identity", [source], [wanted], name=f"{wanted}_Identity"))

@@ -1,12 +1,14 @@
 """The grids of a quantized model -> the calibration table that they imply: what a lowering for another target needs.
 
 A UINT8 grid covers [-z s, (255 - z) s], a symmetric INT8 grid [-127 s, 127 s]. Behind a Relu the lower end is 0,
-whatever the grid. What only moves values has the range of what it moves.
+whatever the grid; a Clip, a Sigmoid and their like bound their outputs themselves. What only moves values has the range
+of what it moves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import isfinite
 
 import numpy as np
 
@@ -20,6 +22,7 @@ Range = tuple[float, float]
 
 _MOVES = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"})
 _FROM_ZERO = frozenset({"Relu", "Sigmoid", "Softmax", "HardSigmoid"})
+_BOUNDED = {"Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "Tanh": (-1.0, 1.0)}
 _VALUES = 513
 
 
@@ -35,6 +38,7 @@ def implied_ranges(lifted: Lifted) -> dict[str, Range]:
             if step is not None and step.is_8bit and index.constant(name) is None:
                 found.setdefault(name, []).append(step.range)
     ranges = {name: _union(each) for name, each in found.items() if each}
+    _bound(index, ranges)
     _move(index, ranges)
     _share(index, ranges)
     for name, (low, high) in ranges.items():
@@ -55,6 +59,14 @@ def _clips_at_zero(index: GraphIndex, node: object) -> bool:
     return bounds is not None and bounds[0] >= 0
 
 
+def _bound(index: GraphIndex, ranges: dict[str, Range]) -> None:
+    """Add the ranges that an operator keeps by itself."""
+    for node in index.nodes:
+        bounds = index.clip_bounds(node) if node.op_type == "Clip" else _BOUNDED.get(node.op_type)
+        if bounds is not None and all(map(isfinite, bounds)):
+            ranges.setdefault(node.output[0], bounds)
+
+
 def _move(index: GraphIndex, ranges: dict[str, Range]) -> None:
     """Carry ranges over operators that move values, onwards and back."""
     for nodes in (index.nodes, reversed(index.nodes)):
@@ -66,9 +78,16 @@ def _move(index: GraphIndex, ranges: dict[str, Range]) -> None:
 
 
 def _share(index: GraphIndex, ranges: dict[str, Range]) -> None:
-    """Give the inputs and the output of each Concat one range: then it copies bytes."""
+    """Give the inputs and the output of each Concat one range: then it copies bytes.
+
+    An input of unknown range that the Concat alone reads takes that of the output, where it saturates anyway.
+    """
     for node in index.nodes:
         if node.op_type == "Concat":
+            if node.output[0] in ranges:
+                for name in node.input:
+                    if len(index.readers[name]) == 1 and name not in index.outputs:
+                        ranges.setdefault(name, ranges[node.output[0]])
             names = [name for name in (*node.input, *node.output) if name in ranges]
             for name in names:
                 ranges[name] = _union(ranges[each] for each in names)

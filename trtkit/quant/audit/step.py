@@ -64,19 +64,21 @@ class Step:
         low, high = _BOUNDS[self.dtype]
         if self.dtype == "int8" and self.symmetric:
             low = -127
-        scale = self.scale.astype(np.float64)
+        scale = np.nan_to_num(self.scale.astype(np.float64))
         return float(((low - self.zero_point) * scale).min()), float(((high - self.zero_point) * scale).max())
 
     def quantize(self, values: Array) -> Array:
         """Return float values as integers of this grid: round half to even, saturated (ONNX QuantizeLinear)."""
         scale, zero = self._along(values.ndim)
         low, high = _BOUNDS[self.dtype]
-        return np.asarray(np.clip(np.rint(values / scale) + zero, low, high).astype(np.dtype(self.dtype)))
+        with np.errstate(all="ignore"):
+            return np.asarray(np.clip(np.rint(values / scale) + zero, low, high).astype(np.dtype(self.dtype)))
 
     def dequantize(self, integers: Array) -> Array:
         """Return the values of integers, float32."""
         scale, zero = self._along(integers.ndim, integers.shape)
-        return np.asarray(((integers.astype(np.float64) - zero) * scale).astype(np.float32))
+        with np.errstate(invalid="ignore", over="ignore"):  # the scales may be anything: the rules tell
+            return np.asarray(((integers.astype(np.float64) - zero) * scale).astype(np.float32))
 
     def _along(self, rank: int, shape: tuple[int, ...] = ()) -> tuple[Array, Array]:
         assert self.scale is not None
