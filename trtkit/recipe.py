@@ -141,10 +141,17 @@ def _check_counts(section: str, **values: int | None) -> None:
 
 @dataclass(frozen=True)
 class Deployment:
-    """One target and the precisions wanted on it; a CPU target always gets FP32 too, to be measured against."""
+    """One target and the precisions wanted on it; a CPU target always gets FP32 too, to be measured against.
+
+    Attributes:
+        target, precisions: See there.
+        has_choice: Whether the recipe leaves the precisions open: on a CPU, dynamic INT8 is tried as well where the
+            model has matrix products.
+    """
 
     target: Target
     precisions: tuple[Precision, ...]
+    has_choice: bool = False
 
 
 @dataclass(frozen=True)
@@ -273,7 +280,7 @@ def _deployment(row: Any, own_targets: Path | None) -> Deployment:
         target.check(precision)
     if target.device == "cpu" and Precision.FP32 not in precisions:
         precisions = (Precision.FP32, *precisions)
-    return Deployment(target, precisions)
+    return Deployment(target, precisions, has_choice="precisions" not in row)
 
 
 def _labels(path: Path) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from trtkit.precision import Precision
 from trtkit.recipe import Recipe
 from trtkit.runtime.bench import Paired, bench, paired
 from trtkit.runtime.probe import probe_device
+from trtkit.runtime.tuning import thread_counts
 from trtkit.target import get_target
 
 WriteRecipe = Callable[..., Recipe]
@@ -73,6 +74,23 @@ def test_int8_goes_in_with_its_speed_when_it_is_faster(recipe_of: WriteRecipe, h
     assert int8.measurements["speedup_interval"] == [1.8, 2.2]
     assert "speedup_over_fp32" not in full.measurements
     assert full.measurements["p50_ms"] > 0
+    assert all(each.measurements["conditions"]["threads"] in thread_counts() for each in (full, int8))
+
+
+@pytest.mark.usefixtures("faster")
+def test_what_is_made_for_elsewhere_says_that_it_was_not_measured(recipe_of: WriteRecipe, here: str) -> None:
+    deployed = deploy(recipe_of({here: ["fp32"], "pi5": ["int8", "fp32"]}))
+    told = {str(artifact.target): artifact.measurements.get("speed", "") for artifact in deployed.manifest.artifacts}
+    assert told[here] == ""
+    assert told["pi5"].startswith("not measured")
+
+
+@pytest.mark.usefixtures("faster")
+@pytest.mark.parametrize("order", [["int8", "fp32"], ["fp32", "int8"]], ids=str)
+def test_fp32_is_the_baseline_wherever_it_stands(recipe_of: WriteRecipe, here: str, order: list[str]) -> None:
+    deployed = deploy(recipe_of({here: order}, evaluate=None))
+    assert {each.precision: each.speedup is not None for each in deployed.candidates} == {
+        Precision.FP32: False, Precision.INT8: True}
 
 
 @pytest.mark.usefixtures("faster")

@@ -73,6 +73,24 @@ def test_a_targets_own_fp32_does_not_stand_before_what_was_measured_faster_on_an
     assert order(rank(slower, pc))[0] == ("cpu", "x86-vnni-fp32.onnx")
 
 
+def test_the_ratio_to_fp32_measured_in_turns_counts_more_than_latencies_measured_apart(pc: Device) -> None:
+    full, static = onnx("x86-vnni", FP32, 3.0), onnx("x86-vnni", INT8, 1.0)
+    dynamic = onnx("x86-vnni", Precision.INT8_DYNAMIC, 1.1)
+    assert order(rank(manifest(full, static, dynamic), pc))[0][1] == static.file
+    static, dynamic = (replace(each, measurements={**each.measurements, "speedup_over_fp32": ratio})
+                       for each, ratio in ((static, 2.0), (dynamic, 2.5)))
+    assert order(rank(manifest(full, static, dynamic), pc))[0][1] == dynamic.file
+
+
+@pytest.mark.parametrize(("cpu", "threads", "taken"), [
+    ("some CPU", 2, 2), ("another", 2, None), ("some CPU", "x", None)])
+def test_threads_of_the_bundle_count_on_the_same_cpu(pc: Device, cpu: str, threads: object, taken: int | None) -> None:
+    conditions = {"cpu": cpu, "cores": 2, "threads": threads}
+    full = replace(onnx("x86-vnni", FP32), measurements={"p50_ms": 3.0, "conditions": conditions})
+    setting = rank(manifest(full), pc).candidates[0].setting
+    assert (setting.threads if setting else None) == taken
+
+
 def test_what_fits_is_told_from_ways_out(pc: Device) -> None:
     bundle = manifest(onnx("x86-vnni", INT8), onnx("pi5", INT8), onnx("pi5", FP32), onnx("rtx", FP32))
     assert {each.artifact.file for each in rank(bundle, pc).candidates if each.fits} == {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from trtkit.runtime.tuning import Measurement
 
 __all__ = ["tune"]
+
+_BUSY = 0.5
 
 
 def tune(
@@ -32,6 +35,7 @@ def tune(
     from trtkit.opening import build_here
     from trtkit.runtime.select import tune as tune_bundle
 
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     with rich_progress() as progress:
         tuned = tune_bundle(bundle, device=device, seconds=seconds, batch=batch, builder=build_here, progress=progress)
     if as_json:
@@ -48,6 +52,8 @@ def tune(
     console.print(table)
     for line in dict.fromkeys(f"{each.candidate.artifact}: {each.error}" for each in tuned.measurements if each.error):
         console.print(f"Not measurable here: {line}", markup=False, highlight=False, soft_wrap=True)
+    if busy > _BUSY:
+        console.print(f"[yellow]Other work kept this machine busy (load {busy:.1f}); measure again when it is idle.[/]")
     how = ", ".join(filter(None, (f"{tuned.best.p50_ms:.2f} ms", str(tuned.best.setting))))
     console.print(f"From now on this machine runs {tuned.best.candidate.artifact} ({how})", markup=False,
                   highlight=False, soft_wrap=True)

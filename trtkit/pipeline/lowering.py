@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
+
 from trtkit.files import atomic_write
 from trtkit.graph import model_bytes, model_inputs, random_feeds, rewrite
 from trtkit.pipeline.calibration import source_of
@@ -16,6 +18,7 @@ from trtkit.pipeline.state import Candidate, State
 from trtkit.precision import Precision
 from trtkit.progress import Progress
 from trtkit.quant.lower import check_lowered, lower
+from trtkit.recipe import Deployment
 from trtkit.target import Target
 from trtkit.tensors import Feeds
 
@@ -28,7 +31,8 @@ def lower_step(state: State, progress: Progress) -> State:
     """Lower the model for every target and precision, check each against FP32, and write it to the work folder."""
     samples = _samples(state)
     reference = model_bytes(state.graph)
-    wanted = [(each.target, precision) for each in state.recipe.deployments for precision in each.precisions]
+    wanted = [(each.target, precision) for each in state.recipe.deployments
+              for precision in _precisions(each, state.graph)]
     candidates: list[Candidate] = []
     notes = list(state.notes)
     files: dict[str, Path] = {}
@@ -50,6 +54,15 @@ def lower_step(state: State, progress: Progress) -> State:
                      + "".join(f"; {note}" for note in lowered.notes))
     progress("Lowering", len(wanted), len(wanted))
     return replace(state, candidates=tuple(candidates), notes=tuple(notes))
+
+
+def _precisions(deployment: Deployment, model: onnx.ModelProto) -> tuple[Precision, ...]:
+    """Return what the recipe wants, and dynamic INT8 where it leaves the choice and the model could gain by it."""
+    dynamic = Precision.INT8_DYNAMIC
+    open_to_it = deployment.has_choice and deployment.target.device == "cpu" and dynamic in deployment.target.precisions
+    constants = {tensor.name for tensor in model.graph.initializer}
+    gains = any(node.op_type == "MatMul" and node.input[1] in constants for node in model.graph.node)
+    return (*deployment.precisions, dynamic) if open_to_it and gains else deployment.precisions
 
 
 def _stem(target: Target, precision: Precision, taken: Mapping[str, Path]) -> str:

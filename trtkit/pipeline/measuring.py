@@ -23,8 +23,11 @@ from trtkit.recipe import EvaluateSection
 from trtkit.runtime.bench import BenchResult, Paired, bench, paired, random_feeds
 from trtkit.runtime.ort import OrtSession
 from trtkit.runtime.probe import probe_device
+from trtkit.runtime.tuning import thread_counts
 
 __all__ = ["evaluate_step", "measure_step", "speedup_over"]
+
+_SECONDS = 1.0
 
 
 def evaluate_step(state: State, progress: Progress) -> State:
@@ -65,19 +68,23 @@ def measure_step(state: State, progress: Progress) -> State:
     """Measure the candidates of targets that this machine is one of, each in turns with FP32."""
     device = probe_device()
     here = [each for each in state.candidates if each.target.runs_on(device.machine, device.cpu_flags)]
-    measured: dict[int, Candidate] = {}
     latencies: dict[Path, BenchResult] = {}  # equal models of several targets share a file, and a latency
-    notes = list(state.notes)
     for done, each in enumerate(here):
         progress("Measuring", done, len(here))
-        full = next(c for c in here if c.target == each.target and c.precision is Precision.FP32)
         if each.model not in latencies:
             latencies[each.model] = _latency(each)
-        with_times = _against_full(replace(each, latency=latencies[each.model]), full)
+    progress("Measuring", len(here), len(here))
+    with_latency = [replace(each, latency=latencies[each.model]) for each in here]
+    measured: dict[int, Candidate] = {}
+    notes = list(state.notes)
+    for done, (before, each) in enumerate(zip(here, with_latency)):
+        progress("Comparing", done, len(here))
+        full = next(c for c in with_latency if c.target == each.target and c.precision is Precision.FP32)
+        with_times = _against_full(each, full)
         if with_times.dropped and not each.dropped:
             notes.append(f"{each} is left out: it {with_times.dropped}")
-        measured[id(each)] = with_times
-    progress("Measuring", len(here), len(here))
+        measured[id(before)] = with_times
+    progress("Comparing", len(here), len(here))
     return replace(state, candidates=tuple(measured.get(id(each), each) for each in state.candidates),
                    notes=tuple(notes))
 
@@ -93,26 +100,37 @@ def _accuracy(state: State, section: EvaluateSection, model: bytes, progress: Pr
 
 
 def _latency(each: Candidate) -> BenchResult:
-    session = OrtSession(each.model)
-    try:
-        return bench(session, random_feeds(session.inputs), seconds=1.5, size_bytes=each.size_bytes)
-    finally:
-        session.close()
+    """Return the latency with the number of threads that is the fastest; the conditions tell which."""
+    found = []
+    for threads in thread_counts():
+        session = OrtSession(each.model, threads=threads)
+        try:
+            found.append(bench(session, random_feeds(session.inputs), seconds=_SECONDS, size_bytes=each.size_bytes,
+                               extra_conditions={"threads": threads}))
+        finally:
+            session.close()
+    return min(found, key=lambda result: result.p50_ms)
 
 
 def _against_full(each: Candidate, full: Candidate) -> Candidate:
     """Return the candidate with its speed over FP32, dropped when it is not faster; FP32 itself as it is."""
     if each.precision is Precision.FP32:
         return each
-    speedup = speedup_over(full.model, each.model)
+    speedup = speedup_over(full.model, each.model, threads=(full.threads, each.threads))
     what = "is slower than FP32 here" if speedup.b_is_slower else "is not surely faster than FP32 here"
     slow = "" if speedup.b_is_faster else f"{what}: {speedup.ratio:.2f}x ({speedup.low:.2f} to {speedup.high:.2f})"
     return replace(each, speedup=speedup, dropped=each.dropped or slow)
 
 
-def speedup_over(baseline: bytes | Path, model: bytes | Path) -> Paired:
-    """Return how many times faster a model is than another in ONNX Runtime, measured in turns on random inputs."""
-    session, full = OrtSession(model), OrtSession(baseline)
+def speedup_over(baseline: bytes | Path, model: bytes | Path, *,
+                 threads: tuple[int | None, int | None] = (None, None)) -> Paired:
+    """Return how many times faster a model is than another in ONNX Runtime, measured in turns on random inputs.
+
+    Args:
+        baseline, model: ONNX files, or their bytes.
+        threads: Of each; ONNX Runtime's choice where None.
+    """
+    full, session = OrtSession(baseline, threads=threads[0]), OrtSession(model, threads=threads[1])
     try:
         feeds = random_feeds(session.inputs)
         speedup = paired(full, session, feeds)

@@ -60,6 +60,11 @@ class Candidate:
         """Of what the target loads: the plan where there is one, else the model."""
         return (self.plan or self.model).stat().st_size
 
+    @property
+    def threads(self) -> int | None:
+        """The number of threads that the latency was measured with; None where there is none."""
+        return None if self.latency is None else self.latency.conditions.get("threads")
+
     def measurements(self) -> dict[str, Any]:
         """Return what was measured, as the manifest has it."""
         numbers: dict[str, Any] = {}
@@ -72,6 +77,8 @@ class Candidate:
         if self.latency is not None:
             numbers.update(p50_ms=self.latency.p50_ms, p90_ms=self.latency.p90_ms, p99_ms=self.latency.p99_ms,
                            conditions=dict(self.latency.conditions))
+        else:
+            numbers["speed"] = "not measured, since no such machine was there; on it: trtkit tune"
         if self.speedup is not None:
             numbers.update(speedup_over_fp32=self.speedup.ratio,
                            speedup_interval=[self.speedup.low, self.speedup.high])

@@ -57,7 +57,7 @@ class Candidate:
         action: "load" a plan, "build" a plan here, or run ONNX on the "cpu".
         reason: Why it stands where it does.
         fits: Whether it was made for such a machine, so that it is worth measuring; else it is a way out.
-        setting: How it runs best here, or that it does not, where that was measured.
+        setting: How it runs best, or that it does not run, where that was measured, here or on such a machine.
     """
 
     artifact: Artifact
@@ -217,13 +217,23 @@ def _on_cpu(artifacts: list[Artifact], targets: Mapping[str, Target], device: De
     first: dict[int, Candidate] = {}
     for artifact, reason in _cpu_order(models, fitting, anywhere):
         fits = artifact.target in fitting or (artifact.precision is Precision.FP32 and artifact.target in anywhere)
-        first.setdefault(id(artifact), Candidate(artifact, "cpu", reason, fits))
+        first.setdefault(id(artifact), Candidate(artifact, "cpu", reason, fits, _elsewhere(artifact, device)))
     return list(first.values())
+
+
+def _elsewhere(artifact: Artifact, device: Device) -> Setting | None:
+    """Return the threads that were best where the bundle was made, when that was such a machine."""
+    conditions = artifact.measurements.get("conditions")
+    if not isinstance(conditions, Mapping) or artifact.p50_ms is None:
+        return None
+    threads = conditions.get("threads")
+    same = (conditions.get("cpu"), conditions.get("cores")) == (device.cpu, device.cores)
+    return Setting(artifact.p50_ms, threads) if same and type(threads) is int and threads > 0 else None
 
 
 def _cpu_order(models: list[Artifact], fitting: list[str], anywhere: list[str]) -> Iterator[tuple[Artifact, str]]:
     """Yield artifacts, best first, each with why it stands there; one may come again further down."""
-    measured = {name: sorted((a for a in models if a.target == name and a.p50_ms is not None), key=_by_speed)
+    measured = {name: _fastest_first([a for a in models if a.target == name and a.p50_ms is not None])
                 for name in fitting}
     for name in fitting:
         for artifact in itertools.takewhile(lambda a: a.precision is not Precision.FP32, measured[name]):
@@ -246,6 +256,15 @@ def _cpu_order(models: list[Artifact], fitting: list[str], anywhere: list[str]) 
         yield artifact, "FP32, lowered for another device"
     for artifact in models:
         yield artifact, "nothing fits this CPU; this was lowered for another device and may be slow or inexact"
+
+
+def _fastest_first(measured: list[Artifact]) -> list[Artifact]:
+    """Sort by the ratio to FP32, which was measured in turns, where all have it; else by latency."""
+    ratios = {id(a): 1.0 if a.precision is Precision.FP32 else a.measurements.get("speedup_over_fp32")
+              for a in measured}
+    if all(isinstance(ratio, (int, float)) for ratio in ratios.values()):
+        return sorted(measured, key=lambda a: -float(ratios[id(a)] or 0.0))
+    return sorted(measured, key=_by_speed)
 
 
 def _by_speed(artifact: Artifact) -> tuple[float, int]:

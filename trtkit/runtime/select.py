@@ -172,8 +172,9 @@ def open(
         here = machine or probe_device()
         memory = MeasuredHere(here, cache_dir)
         opener = Opener(bundle, here, builder, plan_session or tensorrt_session, PlanCache(cache_dir), threads)
-        ranking = rank(bundle.manifest, here, wish, can_build=builder is not None, measured_here=memory.load())
-        if tune and any(each.fits and each.setting is None for each in ranking.candidates):
+        measured = memory.load()
+        ranking = rank(bundle.manifest, here, wish, can_build=builder is not None, measured_here=measured)
+        if tune and any(each.fits and each.key not in measured for each in ranking.candidates):
             from trtkit.runtime.tuning import tune_candidates  # few want it, and all wait for an import
 
             memory.remember(tune_candidates(ranking.candidates, opener).settings())
