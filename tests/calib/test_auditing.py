@@ -46,7 +46,7 @@ def test_audit_is_silent_when_all_is_well(preprocess: Preprocess | None) -> None
 def test_audit_reports_a_missing_division_by_255(preprocess: Preprocess | None) -> None:
     finding = only(findings(good() * 255, preprocess))
     assert finding.severity is Severity.ERROR
-    assert finding.tensor == "input"
+    assert finding.where == "input"
     assert "255" in finding.message
 
 
@@ -91,7 +91,7 @@ def test_audit_reports_dead_exploding_and_outlying_tensors() -> None:
     spiky = RNG.standard_normal(50_000)
     spiky[0] = 5000
     found = findings(good(), dead=np.zeros(50), huge=RNG.standard_normal(500) * 1e5, spiky=spiky)
-    assert [(f.tensor, f.severity) for f in found] == [
+    assert [(f.where, f.severity) for f in found] == [
         ("dead", Severity.WARNING), ("huge", Severity.WARNING), ("spiky", Severity.WARNING)]
     assert "all 50 values are zero" in found[0].message
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from itertools import islice
 
 import numpy as np
 
 from trtkit.calib.sample import DataSource, Sample, hash_feeds, pick
+from trtkit.findings import Finding, Severity
 from trtkit.preprocess import Preprocess
 from trtkit.ranges import CalibrationTable, Histogram
 from trtkit.tensors import Array, TensorSpec
@@ -24,30 +24,6 @@ _PROBED_SAMPLES = 64
 _EXPLODED = 1e4  # magnitude; float16 ends at 65504
 _OUTLIER = 100.0  # largest magnitude over the one that 99.99 % of the values stay below
 _CHANNELS = (1, 3, 4)
-
-
-class Severity(str, Enum):
-    """How bad a finding is."""
-
-    WARNING = "warning"
-    ERROR = "error"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that looks wrong.
-
-    Attributes:
-        severity: ERROR: the ranges are not those of the deployed model; WARNING: look at it.
-        tensor: The tensor concerned; "" for the data as a whole.
-        message: What, with values.
-        fix: What to do next.
-    """
-
-    severity: Severity
-    tensor: str
-    message: str
-    fix: str
 
 
 @dataclass(frozen=True)
@@ -86,7 +62,7 @@ def audit(table: CalibrationTable, *, inputs: Sequence[TensorSpec] = (), data: D
 
 def _few_samples(subject: _Subject) -> Iterator[Finding]:
     if subject.table.samples < _FEW_SAMPLES:
-        yield Finding(Severity.WARNING, "", f"only {subject.table.samples} samples were seen; ranges may be too narrow",
+        yield Finding(Severity.WARNING, (), f"only {subject.table.samples} samples were seen; ranges may be too narrow",
                       f"Calibrate with {_FEW_SAMPLES} to 1000 samples that are like those in use")
 
 
@@ -98,11 +74,11 @@ def _input_range(subject: _Subject) -> Iterator[Finding]:
         if subject.preprocess is not None:
             yield from _beyond_preprocess(spec, seen, subject.preprocess)
         elif seen.max > 20 and seen.min >= 0:
-            yield Finding(Severity.ERROR, spec.name, f"input values reach {seen.max:.4g} and are never negative: raw "
-                          "pixels, as if the division by 255 was missing",
+            yield Finding(Severity.ERROR, (spec.name,), f"input values reach {seen.max:.4g} and are never negative: "
+                          "raw pixels, as if the division by 255 was missing",
                           "Prepare the data as in training, or give --preprocess with scale = 0.00392157")
         elif 0 < seen.amax < 0.02:
-            yield Finding(Severity.ERROR, spec.name, f"input values stay below {seen.amax:.4g}, as if they had been "
+            yield Finding(Severity.ERROR, (spec.name,), f"input values stay below {seen.amax:.4g}, as if they had been "
                           "divided by 255 twice", "Prepare the data as in training")
 
 
@@ -110,11 +86,11 @@ def _beyond_preprocess(spec: TensorSpec, seen: Histogram, preprocess: Preprocess
     low, high = _possible(preprocess)
     slack = 0.05 * (high - low)
     if seen.min < low - slack or seen.max > high + slack:
-        yield Finding(Severity.ERROR, spec.name, f"input values lie in [{seen.min:.4g}, {seen.max:.4g}], but the "
+        yield Finding(Severity.ERROR, (spec.name,), f"input values lie in [{seen.min:.4g}, {seen.max:.4g}], but the "
                       f"model's preprocessing gives [{low:.4g}, {high:.4g}]; is a division by 255 missing?",
                       "Prepare the data with this preprocessing")
     elif seen.max - seen.min < 0.1 * (high - low):
-        yield Finding(Severity.ERROR, spec.name, f"input values lie in [{seen.min:.4g}, {seen.max:.4g}] only, where "
+        yield Finding(Severity.ERROR, (spec.name,), f"input values lie in [{seen.min:.4g}, {seen.max:.4g}] only, where "
                       f"the model's preprocessing gives [{low:.4g}, {high:.4g}]; is a scale applied twice?",
                       "Prepare the data with this preprocessing, once")
 
@@ -129,22 +105,22 @@ def _possible(preprocess: Preprocess) -> tuple[float, float]:
 def _dead(subject: _Subject) -> Iterator[Finding]:
     for name, seen in subject.table.tensors.items():
         if seen.total and seen.zeros == seen.total:
-            yield Finding(Severity.WARNING, name, f"all {seen.total} values are zero: a dead tensor, or data that "
+            yield Finding(Severity.WARNING, (name,), f"all {seen.total} values are zero: a dead tensor, or data that "
                           "never excites it", "Check the preprocessing and the weights before it")
 
 
 def _exploding(subject: _Subject) -> Iterator[Finding]:
     for name, seen in subject.table.tensors.items():
         if seen.amax > _EXPLODED:
-            yield Finding(Severity.WARNING, name, f"values reach {seen.amax:.4g}; INT8 keeps little of such a range, "
-                          "and float16 ends at 65504", "Check the preprocessing; keep the nodes around it in FP32")
+            yield Finding(Severity.WARNING, (name,), f"values reach {seen.amax:.4g}; INT8 keeps little of such a "
+                          "range, and float16 ends at 65504", "Check the preprocessing; keep the nodes around it in FP32")
 
 
 def _outliers(subject: _Subject) -> Iterator[Finding]:
     for name, seen in subject.table.tensors.items():
         usual = _usual_magnitude(seen)
         if usual > 0 and seen.amax > _OUTLIER * usual:
-            yield Finding(Severity.WARNING, name, f"values reach {seen.amax:.4g}, but 99.99 % of them stay below "
+            yield Finding(Severity.WARNING, (name,), f"values reach {seen.amax:.4g}, but 99.99 % of them stay below "
                           f"{usual:.4g}: min-max would waste most of the grid",
                           "Use the estimator mse, entropy or percentile")
 
@@ -161,7 +137,7 @@ def _constant(samples: Sequence[Sample], _: _Subject) -> Iterator[Finding]:
     flat = [sample.name for sample in samples if all(np.ptp(array) == 0 for array in sample.feeds.values()
                                                      if array.size > 1 and array.dtype.kind in "fiu")]
     if flat and max(array.size for array in samples[0].feeds.values()) > 1:
-        yield Finding(Severity.ERROR if len(flat) > len(samples) / 2 else Severity.WARNING, "",
+        yield Finding(Severity.ERROR if len(flat) > len(samples) / 2 else Severity.WARNING, (),
                       f"{len(flat)} of {len(samples)} samples looked at are one constant value, such as '{flat[0]}'",
                       "Remove them; blank frames teach the ranges nothing")
 
@@ -171,7 +147,7 @@ def _duplicate(samples: Sequence[Sample], _: _Subject) -> Iterator[Finding]:
     again = [(sample.name, known) for sample in samples
              if (known := first.setdefault(hash_feeds(sample.feeds), sample.name)) != sample.name]
     if again:
-        yield Finding(Severity.ERROR if len(again) > len(samples) / 2 else Severity.WARNING, "",
+        yield Finding(Severity.ERROR if len(again) > len(samples) / 2 else Severity.WARNING, (),
                       f"{len(again)} of {len(samples)} samples looked at repeat another one, such as "
                       f"'{again[0][0]}' = '{again[0][1]}'", "Remove copies; does the loader return one batch over "
                       "and over?")
@@ -189,7 +165,7 @@ def _layout(samples: Sequence[Sample], subject: _Subject) -> Iterator[Finding]:
             continue
         votes = [_interleaved(array) for array in arrays if array.ndim == 4]
         if votes and sum(votes) > len(votes) / 2:
-            yield Finding(Severity.ERROR, spec.name, f"{sum(votes)} of {len(votes)} samples of shape "
+            yield Finding(Severity.ERROR, (spec.name,), f"{sum(votes)} of {len(votes)} samples of shape "
                           f"{arrays[0].shape} look like pixels in the other layout: neighbours in a row are less alike "
                           "than every third value", "Transpose the data (NHWC to NCHW: x.transpose(0, 3, 1, 2)); a "
                           "reshape is not enough")
@@ -210,7 +186,7 @@ def _swapped_shape(samples: Sequence[Sample], subject: _Subject) -> Iterator[Fin
     for spec in subject.inputs:
         shape = samples[0].feeds[spec.name].shape if samples and spec.name in samples[0].feeds else ()
         if len(spec.shape) == len(shape) == 4 and isinstance(spec.shape[1], str) and shape[3] in _CHANNELS:
-            yield Finding(Severity.WARNING, spec.name, f"samples have shape {shape}, channels last, and the model "
+            yield Finding(Severity.WARNING, (spec.name,), f"samples have shape {shape}, channels last, and the model "
                           f"leaves all sizes of '{spec}' open", "Make sure that the model takes NHWC")
 
 

@@ -58,7 +58,7 @@ def calibrate(
                       f"{escape(', '.join(source.unreadable))}")
     for finding in audit(table, inputs=inputs, data=source):
         colour = "red" if finding.severity.value == "error" else "yellow"
-        what = f"{finding.tensor}: {finding.message}" if finding.tensor else finding.message
+        what = f"{finding.where}: {finding.message}" if finding.where else finding.message
         console.print(f"[{colour}]{finding.severity.value}[/] {escape(what)}. {escape(finding.fix)}.")
 
 

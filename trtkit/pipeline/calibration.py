@@ -43,7 +43,7 @@ def calibrate_step(state: State, progress: Progress) -> State:
              + (" in an earlier run; nothing changed since" if kept is not None else "")]
     if data.unreadable:
         notes.append(f"Unreadable, left out of the calibration: {', '.join(data.unreadable)}")
-    notes += [f"{finding.severity.value.capitalize()}: {f'{finding.tensor}: ' if finding.tensor else ''}"
+    notes += [f"{finding.severity.value.capitalize()}: {f'{finding.where}: ' if finding.where else ''}"
               f"{finding.message}. {finding.fix}"
               for finding in audit(table, inputs=model_inputs(state.graph), data=data)]
     return replace(state, table=table, notes=(*state.notes, *notes))
