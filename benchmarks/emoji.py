@@ -2,9 +2,9 @@
 
     python benchmarks/emoji.py --sprites emoji.npz -o emoji.onnx [--epochs 10]
 
-`--sprites` is an archive of `sprites` (uint8, vendor x class x 64 x 64 x RGBA) and `have` (which of them exist). A scene
-is 64 pixels wide: one to three distinct emojis, scaled, turned and mirrored, on a gradient, with noise; its label is a
-vector with a bit a class. The last vendor is left out of training. Calibration, test and training scenes differ by seed.
+`--sprites` is an archive of `sprites` (uint8, vendor x class x 64 x 64 x RGBA) and `have` (which of them exist). A
+scene is 64 pixels wide: one to three distinct emojis, scaled, turned and mirrored, on a gradient, with noise; its label
+has a bit a class. The last vendor is left out of training. Calibration, test and training scenes differ by seed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Rendered text for the recognizers and the detector of PP-OCR: lines and pages whose truth is known exactly.
 
-A line is 48 x 320 pixels, one to three short words, numbers or dates in a DejaVu font, turned by up to 1.5 degrees, with
-noise. A page is 480 x 480 pixels with several lines on an uneven background. Everything is seeded; calibration and test
-use different seeds, so different text.
+A line is 48 x 320 pixels, one to three short words, numbers or dates in a DejaVu font, turned by up to 1.5 degrees,
+with noise. A page is 480 x 480 pixels with several lines on an uneven background. Everything is seeded; calibration and
+test use different seeds, so different text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 LINE, PAGE = (48, 320), (480, 480)
 SEEDS = {"test": 1, "calibration": 2}
-SYLLABLES = ("ka", "lo", "mi", "ren", "tas", "vel", "dor", "sun", "pil", "gra", "sto", "win", "ber", "cho", "fle", "qua")
+SYLLABLES = ("ka", "lo", "mi", "ren", "tas", "vel", "dor", "sun", "pil", "gra", "sto", "win", "ber", "cho", "fle",
+             "qua")
 
 
 def fonts() -> list[Path]:
@@ -87,7 +88,7 @@ def lines(split: str, count: int) -> tuple[list[np.ndarray], list[str]]:
 
 
 def page(rng: np.random.Generator) -> np.ndarray:
-    """Return one prepared page, (3, 480, 480) float32, normalized as the detector wants it (BGR, ImageNet statistics)."""
+    """Return one page, (3, 480, 480) float32, normalized as the detector wants it (BGR, ImageNet statistics)."""
     coarse = rng.integers(90, 256, (6, 6, 3)).astype(np.uint8)
     picture = Image.fromarray(coarse).resize(PAGE, Image.Resampling.BICUBIC)
     y = int(rng.integers(5, 40))

@@ -154,6 +154,12 @@ def _spec(info: onnx.ValueInfoProto) -> TensorSpec:
     if not tensor.elem_type or not tensor.HasField("shape"):
         raise GraphError(f"Tensor '{info.name}' has no known type and rank ({info.type.WhichOneof('value')}). "
                          "Export the model with typed inputs and outputs that are tensors")
-    shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"{info.name}_dim{axis}"
-                  for axis, dim in enumerate(tensor.shape.dim))
+    shape = tuple(_dim(dim, f"{info.name}_dim{axis}") for axis, dim in enumerate(tensor.shape.dim))
     return TensorSpec(info.name, str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)), shape)
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension, unnamed: str) -> int | str:
+    """Return a size or a name; -1, '?' and nothing at all are how older converters write a dynamic one."""
+    if dim.HasField("dim_value") and dim.dim_value >= 0:
+        return int(dim.dim_value)
+    return unnamed if dim.dim_param in ("", "?") else str(dim.dim_param)

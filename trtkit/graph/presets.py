@@ -10,18 +10,20 @@ _CLEAN = ("fold-constants", "remove-identities", "remove-dropout", "remove-empty
           "remove-noops")
 _FOLD = ("fold-batchnorm", "fold-pad")
 _FUSE = ("fuse-layernorm", "fuse-gelu", "fuse-hardswish", "fuse-silu", "fuse-global-pool", "merge-attention-scale")
+_SPLIT = {"fuse-layernorm": "split-layernorm"}
+"""What takes a pass's place where the runtime has no such layer."""
 
 
 def preset(target: Target) -> tuple[str, ...]:
     """Return the names of the passes that a model for `target` runs through, in order.
 
-    All targets: constants, no-ops, BatchNorm and Pad, canonical forms (LayerNormalization where the runtime has a layer
-    for it: TensorRT from 8.6), scales and shifts beside convolutions, equal initializers. TensorRT 8.x
-    also: int64 to int32.
+    All targets: the target's opset, constants, no-ops, BatchNorm and Pad, canonical forms (LayerNormalization where the
+    runtime has a layer for it: TensorRT from 8.6), scales and shifts beside convolutions, equal initializers.
+    TensorRT 8.x also: int64 to int32.
     """
-    fuse = tuple(name for name in _FUSE if not (name == "fuse-layernorm" and _lacks_layernorm(target)))
+    fuse = tuple(_SPLIT.get(name, name) for name in _FUSE) if _lacks_layernorm(target) else _FUSE
     narrow = ("int64-to-int32",) if _major(target) == 8 else ()
-    return (*_CLEAN, *_FOLD, *fuse, "fold-affine", "merge-initializers", *narrow)
+    return (f"raise-opset:{target.opset}", *_CLEAN, *_FOLD, *fuse, "fold-affine", "merge-initializers", *narrow)
 
 
 def _major(target: Target) -> int:

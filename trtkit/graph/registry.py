@@ -20,8 +20,10 @@ from trtkit.graph.passes.layernorm import FUSE_LAYERNORM
 from trtkit.graph.passes.masks import REMOVE_EMPTY_MASKS
 from trtkit.graph.passes.merge import MERGE_INITIALIZERS
 from trtkit.graph.passes.noop import REMOVE_DROPOUT, REMOVE_IDENTITIES, REMOVE_NOOPS
+from trtkit.graph.passes.opset import raise_opset
 from trtkit.graph.passes.pad import FOLD_PAD
 from trtkit.graph.passes.pool import FUSE_GLOBAL_POOL
+from trtkit.graph.passes.split import SPLIT_LAYERNORM
 from trtkit.graph.passes.subgraph import drop_outputs, extract
 from trtkit.graph.passes.transpose import UNFLATTEN_TRANSPOSES
 from trtkit.graph.rule import Pass
@@ -56,9 +58,11 @@ def _plain(step: Pass) -> PassEntry:
 
 
 _ENTRIES = (
+    PassEntry("raise-opset", "Convert a model of an older opset to N", raise_opset, "N"),
     *map(_plain, (FOLD_CONSTANTS, REMOVE_IDENTITIES, REMOVE_DROPOUT, REMOVE_EMPTY_MASKS, UNFLATTEN_TRANSPOSES,
-                  REMOVE_NOOPS, FOLD_BATCHNORM, FOLD_PAD, FUSE_LAYERNORM, FUSE_GELU, FUSE_HARDSWISH, FUSE_SILU,
-                  FUSE_GLOBAL_POOL, FOLD_AFFINE, MERGE_ATTENTION_SCALE, MERGE_INITIALIZERS, INT64_TO_INT32)),
+                  REMOVE_NOOPS, FOLD_BATCHNORM, FOLD_PAD, FUSE_LAYERNORM, SPLIT_LAYERNORM, FUSE_GELU, FUSE_HARDSWISH,
+                  FUSE_SILU, FUSE_GLOBAL_POOL, FOLD_AFFINE, MERGE_ATTENTION_SCALE, MERGE_INITIALIZERS,
+                  INT64_TO_INT32)),
     PassEntry("fix-batch", "Set the dynamic batch to a size", fix_batch, "N"),
     PassEntry("embed-preprocess", "Take uint8 images: scale, mean, std, colour order and layout go into the graph",
               parse_embed_preprocess, "FILE.toml[,nhwc]"),

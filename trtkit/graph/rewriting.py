@@ -15,7 +15,7 @@ from trtkit.graph.opset import constants_to_initializers
 from trtkit.graph.order import name_uniquely, sort_nodes, tidy
 from trtkit.graph.registry import parse_pass
 from trtkit.graph.rule import Pass, PassResult
-from trtkit.graph.shapes import infer_shapes
+from trtkit.graph.shapes import infer_shapes, name_dynamic_dims
 from trtkit.graph.verify import check
 from trtkit.progress import Progress, silent
 
@@ -46,8 +46,8 @@ def rewrite(model: onnx.ModelProto, passes: Sequence[str | Pass], *, verify: boo
             progress: Progress = silent) -> Rewritten:
     """Return the model after the passes, run one after another.
 
-    Before the first one Constant nodes become initializers; after each one unused nodes and initializers are gone and
-    the nodes are in topological order.
+    Before the first one Constant nodes become initializers, and dynamic dimensions without a name get one; after each
+    one unused nodes and initializers are gone and the nodes are in topological order.
 
     Args:
         model: The model; it stays as it is.
@@ -67,6 +67,7 @@ def rewrite(model: onnx.ModelProto, passes: Sequence[str | Pass], *, verify: boo
     current.CopyFrom(model)
     sort_nodes(current.graph)
     name_uniquely(current.graph)
+    name_dynamic_dims(current)
     constants_to_initializers(current)
     current = infer_shapes(current)
     results: list[tuple[str, PassResult]] = []

@@ -7,7 +7,7 @@ from google.protobuf.message import Message  # type: ignore[import-untyped]
 
 from trtkit.errors import GraphError
 
-__all__ = ["infer_shapes", "weight_bytes", "without_weights"]
+__all__ = ["infer_shapes", "name_dynamic_dims", "weight_bytes", "without_initializers", "without_weights"]
 
 _BULK_BYTES = 1024
 """Floating-point initializers above this size carry no shape information and are left out of an inference."""
@@ -47,6 +47,25 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         elif tensor.name not in inputs:
             slim.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     return slim
+
+
+def without_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of everything but the main graph's initializers."""
+    bare = onnx.ModelProto()
+    _copy_except(model, bare, "graph")
+    _copy_except(model.graph, bare.graph, "initializer")
+    return bare
+
+
+def name_dynamic_dims(model: onnx.ModelProto) -> None:
+    """Give each dimension of an input that is dynamic without a name of its own one, in place.
+
+    Older converters write -1, '?', or nothing; '?' twice would mean two equal sizes.
+    """
+    for info in model.graph.input:
+        for axis, dim in enumerate(info.type.tensor_type.shape.dim):
+            if dim.dim_value < 0 or dim.dim_param == "?" or not dim.WhichOneof("value"):
+                dim.dim_param = f"{info.name}_dim{axis}"
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:

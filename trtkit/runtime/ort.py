@@ -154,8 +154,8 @@ def _spec(node: Any, role: str) -> TensorSpec:
     if dtype is None:
         raise SpecError(f"Model {role} '{node.name}' is a {node.type}, not a tensor of numbers. "
                         "Export the model without it, or cast it inside the graph")
-    dims = (dim if isinstance(dim, int) and dim >= 0 else dim if isinstance(dim, str) and dim else f"{node.name}_{axis}"
-            for axis, dim in enumerate(node.shape))
+    dims = (dim if (isinstance(dim, int) and dim >= 0) or (isinstance(dim, str) and dim not in ("", "?"))
+            else f"{node.name}_{axis}" for axis, dim in enumerate(node.shape))
     return TensorSpec(node.name, dtype, tuple(dims))
 
 

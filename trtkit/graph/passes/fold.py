@@ -27,7 +27,9 @@ _KEPT = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "RandomN
 """Q/DQ carry precision that a constant would lose; the others are not functions of their inputs."""
 
 _LIMIT_BYTES = 1 << 20
-"""A constant above this size is made only if it is not larger than what it is made from."""
+"""A constant above this size is made only if it is not larger than what it is made from, or if it is a weight."""
+
+_WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
 class _Sweep:
@@ -110,7 +112,7 @@ class _Sweep:
     def _evaluate(self, owner: gs.Graph, node: gs.Node) -> None:
         taken = sum(tensor.values.nbytes for tensor in node.inputs if not tensor.is_empty())
         made = sum(_bytes(output) for output in node.outputs)
-        if made > max(taken, _LIMIT_BYTES):
+        if made > max(taken, _LIMIT_BYTES) and not any(_is_weight(output) for output in node.outputs):
             self.refusals.append(f"{node.op} '{node.name}': as a constant it would take {made / 1e6:.1f} MB")
             return
         self._replace(owner, node, _run(node, self.opset))
@@ -122,6 +124,13 @@ class _Sweep:
             if isinstance(output, gs.Variable):
                 output.to_constant(np.asarray(value))
         self.changes += 1
+
+
+def _is_weight(tensor: gs.Tensor) -> bool:
+    """Whether a layer reads a tensor as its weight: what folds into weights or quantizes them needs a constant."""
+    return any((reader.op in _WEIGHTED and any(tensor is operand for operand in reader.inputs[1:]))
+               or (reader.op in ("Reshape", "Transpose") and _is_weight(reader.outputs[0]))
+               for reader in tensor.outputs)
 
 
 def _bytes(tensor: gs.Tensor) -> int:
