@@ -113,7 +113,8 @@ def _exploding(subject: _Subject) -> Iterator[Finding]:
     for name, seen in subject.table.tensors.items():
         if seen.amax > _EXPLODED:
             yield Finding(Severity.WARNING, (name,), f"values reach {seen.amax:.4g}; INT8 keeps little of such a "
-                          "range, and float16 ends at 65504", "Check the preprocessing; keep the nodes around it in FP32")
+                          "range, and float16 ends at 65504",
+                          "Check the preprocessing; keep the nodes around it in FP32")
 
 
 def _outliers(subject: _Subject) -> Iterator[Finding]:

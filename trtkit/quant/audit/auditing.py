@@ -12,7 +12,7 @@ from trtkit.findings import Finding, Severity
 from trtkit.graph.model import model_bytes
 from trtkit.precision import Precision
 from trtkit.quant.audit.onnxruntime import ONNXRUNTIME
-from trtkit.quant.audit.refused import TENSORRT_REFUSES
+from trtkit.quant.audit.refused import PACKED, TENSORRT_REFUSES
 from trtkit.quant.audit.subject import Subject, examine
 from trtkit.quant.audit.unfused import TENSORRT_SLOWS
 from trtkit.target import Target
@@ -69,7 +69,8 @@ def audit_quantization(model: onnx.ModelProto, target: Target) -> AuditReport:
     subject = examine(model, target)
     rules = (*TENSORRT_REFUSES, *TENSORRT_SLOWS) if target.is_tensorrt else ONNXRUNTIME
     findings = [finding for rule in rules for finding in rule(subject)]
-    if not subject.quantizers and not subject.lifted.integer_ops:
+    packed = any(node.op_type in PACKED for node in subject.index.nodes)
+    if not (subject.quantizers or subject.lifted.integer_ops or packed):
         findings.append(Finding(Severity.WARNING, (), "The model is not quantized",
                                 "Calibrate and quantize it: trtkit calibrate, then trtkit quantize", 1.0, "float"))
     return _report(subject, findings)

@@ -58,9 +58,11 @@ def _reason(subject: Subject, layer: Layer) -> str:
         return "ONNX Runtime has no integer kernel for ConvTranspose"
     if layer.node.op_type == "Conv" and not _output_quantized(subject, layer):
         return "their output is not quantized, so no QLinearConv"
-    if len(layer.node.input) > 2 and subject.step(layer.node, 2) is None:
-        return "their bias is float, where the integer kernel wants INT32"
-    step = subject.step(layer.node, 1)
+    data, step = subject.step(layer.node, 0), subject.step(layer.node, 1)
+    if data is not None and data.dtype == "int8" and subject.target.arch == "x86_64":
+        return "their activations are INT8, which is fused on Arm alone"
+    if len(layer.node.input) > 2 and layer.node.input[2] not in subject.floats.initializers:
+        return "their bias is computed"
     if step is not None and not step.is_8bit:
         return f"their weights are {step.dtype.upper()}"
     return "ONNX Runtime did not fuse them"

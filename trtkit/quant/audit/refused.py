@@ -13,10 +13,13 @@ from trtkit.precision import Precision
 from trtkit.quant.audit.qoperators import QOPERATORS
 from trtkit.quant.audit.subject import Subject
 
-__all__ = ["TENSORRT_REFUSES", "bad_scales", "old_opset"]
+__all__ = ["PACKED", "TENSORRT_REFUSES", "bad_scales", "old_opset"]
 
 _DYNAMIC = ("DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat",
             "DynamicQuantizeLSTM")
+PACKED = ("MatMulNBits", "GatherBlockQuantized", "QAttention", "QMoE")
+"""ONNX Runtime's operators that hold their quantized weights themselves."""
+
 _CONVERT = "Convert the model: trtkit audit MODEL --target TARGET --fix -o FIXED"
 _REQUANTIZE = "Quantize the FP32 model: trtkit calibrate, then trtkit quantize"
 
@@ -30,9 +33,10 @@ def dynamic_operators(subject: Subject) -> Iterator[Finding]:
 
 def integer_operators(subject: Subject) -> Iterator[Finding]:
     """QOperator format is ONNX Runtime's own."""
-    names = [node.name for node in subject.index.nodes if node.op_type in QOPERATORS or node.op_type.startswith("QLi")]
-    return subject.refuse("QOperator format", names, "Integer operators (QLinearConv and its kind), which "
-                          "TensorRT does not have: it takes QuantizeLinear and DequantizeLinear", _CONVERT)
+    names = [node.name for node in subject.index.nodes if node.op_type in QOPERATORS or node.op_type in PACKED
+             or node.op_type.startswith("QLinear")]
+    return subject.refuse("QOperator format", names, "Integer operators (QLinearConv, MatMulNBits and their kind), "
+                          "which TensorRT does not have: it takes QuantizeLinear and DequantizeLinear", _CONVERT)
 
 
 def integer_biases(subject: Subject) -> Iterator[Finding]:

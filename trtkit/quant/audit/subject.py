@@ -100,23 +100,28 @@ class Subject:
         return self.lifted.reads.get((node.output[0], position)) if node.output else None
 
     def share(self, names: Iterable[str]) -> float:
-        """Return the share of these layers in the multiply-accumulates."""
+        """Return the share of these layers, and of those that read these DQ nodes, in the multiply-accumulates."""
         wanted = set(names)
+        for node, _ in self.quantizers:
+            if node.name in wanted:
+                wanted.update(reader.name for reader, _ in self.index.readers.get(node.output[0], ()))
         total = sum(layer.macs for layer in self.layers)
         return sum(layer.macs for layer in self.layers if layer.name in wanted) / total if total else 0.0
 
-    def warn(self, rule: str, names: Iterable[str], message: str, fix: str) -> Iterator[Finding]:
-        """Yield a warning on these nodes, none when there are none."""
-        return self._find(Severity.WARNING, rule, names, message, fix)
+    def warn(self, rule: str, names: Iterable[str], message: str, fix: str,
+             layers: Iterable[str] = ()) -> Iterator[Finding]:
+        """Yield a warning on these nodes, none when there are none; `layers` tells which run slower if they do not."""
+        return self._find(Severity.WARNING, rule, names, message, fix, layers)
 
     def refuse(self, rule: str, names: Iterable[str], message: str, fix: str) -> Iterator[Finding]:
         """Yield an error on these nodes, none when there are none."""
-        return self._find(Severity.ERROR, rule, names, message, fix)
+        return self._find(Severity.ERROR, rule, names, message, fix, ())
 
-    def _find(self, severity: Severity, rule: str, names: Iterable[str], message: str, fix: str) -> Iterator[Finding]:
+    def _find(self, severity: Severity, rule: str, names: Iterable[str], message: str, fix: str,
+              layers: Iterable[str]) -> Iterator[Finding]:
         found = tuple(dict.fromkeys(names))
         if found:
-            yield Finding(severity, found, message, fix, self.share(found), rule)
+            yield Finding(severity, found, message, fix, self.share(tuple(layers) or found), rule)
 
 
 def examine(model: onnx.ModelProto, target: Target) -> Subject:

@@ -86,24 +86,32 @@ def early_q(subject: Subject) -> Iterator[Finding]:
     for layer in subject.layers:
         output = layer.node.output[0]
         reader = subject.floats.only_reader(output) if output in subject.lifted.writes else None
-        if layer.in_integers and reader is not None and reader.op_type in (*_ACTIVATIONS, "Add", "BatchNormalization"):
+        if layer.in_integers and reader is not None and (
+                reader.op_type in (*_ACTIVATIONS, "BatchNormalization") or _has_no_raw_branch(subject, reader)):
             names.append(layer.name)
     return subject.warn("early Q", names, "Layers are quantized before the activation or the Add that follows: "
                         "it runs as a kernel of its own", _CONVERT)
 
 
+def _has_no_raw_branch(subject: Subject, node: Any) -> bool:
+    """Whether an Add reads both sides through a grid: one of two Convs must come as it is, to be fused."""
+    return node.op_type == "Add" and all(subject.step(node, position) is not None for position in (0, 1))
+
+
 def residual_adds(subject: Subject) -> Iterator[Finding]:
     """Conv + Add fuse when the skip branch is quantized."""
-    integer = {layer.node.output[0] for layer in subject.layers if layer.in_integers}
-    names = []
+    integer = {layer.node.output[0]: layer.name for layer in subject.layers if layer.in_integers}
+    names, writers = [], []
     for node in subject.floats.nodes:
         if node.op_type != "Add" or any(name in subject.floats.initializers for name in node.input):
             continue
-        fused = any(name in integer and subject.floats.only_reader(name) is node for name in node.input)
+        fused = [integer[name] for name in node.input
+                 if name in integer and subject.floats.only_reader(name) is node]
         if fused and all(subject.step(node, position) is None for position in (0, 1)):
             names.append(node_name(node))
+            writers += fused
     return subject.warn("residual Add", names, "Residual Adds read a skip branch in float: Conv + Add do not "
-                        "fuse, and the Conv writes FP32", _CONVERT)
+                        "fuse, and the Conv writes FP32", _CONVERT, layers=writers)
 
 
 def shared_scales(subject: Subject) -> Iterator[Finding]:
@@ -140,7 +148,7 @@ def idle_pairs(subject: Subject) -> Iterator[Finding]:
 
 def reformats(subject: Subject) -> Iterator[Finding]:
     """Float operators between integer layers: the data go to float and back."""
-    fused = _INTEGER | _ACTIVATIONS | {"QuantizeLinear"}
+    fused = _INTEGER | _ACTIVATIONS | {"Cast"}
     found = [node for node in subject.floats.nodes if node.op_type not in fused
              and any(name in subject.lifted.writes for name in node.output)
              and any(name not in subject.floats.initializers for name in node.input)]
