@@ -50,11 +50,10 @@ def sensitivity(
     targets: Annotated[Path | None, typer.Option(help="TOML file with targets of your own.")] = None,
 ) -> None:
     """Rank the weighted layers by the noise that quantizing each one brings into the output."""
-    from trtkit._optional import require
     from trtkit.evaluate import Task
     from trtkit.graph import load_model
     from trtkit.quant.sensitivity import Probe, measure_sensitivity
-    from trtkit.quant.sensitivity_plot import plot_sensitivity
+    from trtkit.quant.sensitivity_plot import plot_sensitivity, require_plot
 
     if probe not in _PROBES:
         raise SpecError(f"--probe is '{probe}'. Choose one of: {', '.join(_PROBES)}")
@@ -63,8 +62,7 @@ def sensitivity(
     chosen = get_target(target, targets)
     require_folder(output)
     if plot is not None:
-        require_folder(plot)
-        require("matplotlib.figure", extra="plot", feature="--plot")
+        require_plot(plot)
     proto = load_model(model)
     table = read_table(calib, proto)
     samples = samples_of(proto, table, data, read_preprocess(preprocess) if preprocess else None, limit)

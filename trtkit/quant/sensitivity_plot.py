@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 from trtkit._optional import require
 from trtkit.errors import SpecError
-from trtkit.files import atomic_path
+from trtkit.files import atomic_path, require_folder
 from trtkit.quant.sensitivity import Probe, Sensitivity
 
-__all__ = ["plot_sensitivity"]
+__all__ = ["plot_sensitivity", "require_plot"]
 
 _FORMATS = (".png", ".svg", ".pdf")
 _LONGEST_NAME = 48
@@ -29,9 +30,7 @@ def plot_sensitivity(sensitivity: Sensitivity, path: Path, *, top: int = 40) -> 
         SpecError: The ending is another, or the file cannot be written.
         MissingDependencyError: matplotlib is absent.
     """
-    if path.suffix.lower() not in _FORMATS:
-        raise SpecError(f"Plot '{path}' has the ending '{path.suffix}'. Choose one of: {', '.join(_FORMATS)}")
-    figures = require("matplotlib.figure", extra="plot", feature="A plot")
+    figures = require_plot(path)
     layers = sensitivity.layers[:top]
     total = max(sum(each.macs for each in sensitivity.layers), 1)
     percent = [min(max(100 * each.noise, _LEAST_SHARE), 1e4) for each in layers]
@@ -57,6 +56,19 @@ def plot_sensitivity(sensitivity: Sensitivity, path: Path, *, top: int = 40) -> 
                    loc="left")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=path.suffix.lower()[1:], dpi=150)
+
+
+def require_plot(path: Path) -> ModuleType:
+    """Return matplotlib's figures when a plot can be written to `path`: told before long work, not after it.
+
+    Raises:
+        SpecError: The ending is no format of a picture, or the folder does not exist.
+        MissingDependencyError: matplotlib is absent.
+    """
+    if path.suffix.lower() not in _FORMATS:
+        raise SpecError(f"Plot '{path}' has the ending '{path.suffix}'. Choose one of: {', '.join(_FORMATS)}")
+    require_folder(path)
+    return require("matplotlib.figure", extra="plot", feature="A plot")
 
 
 def _short(name: str) -> str:
