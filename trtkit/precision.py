@@ -49,12 +49,13 @@ class Precision(str, Enum):
 
 
 class Estimator(str, Enum):
-    """How a range is chosen from a histogram of observed values."""
+    """How a range is chosen from a histogram of observed values; AUTO: for each tensor by measured error."""
 
     MINMAX = "minmax"
     PERCENTILE = "percentile"
     ENTROPY = "entropy"
     MSE = "mse"
+    AUTO = "auto"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from trtkit.calib.sample import Sample
 from trtkit.calib.sources.iterable import IterableSource
 from trtkit.calib.sweep import calibrate
 from trtkit.errors import CalibrationError, GraphError, SpecError
-from trtkit.graph import fingerprint
+from trtkit.graph import fingerprint, run_model
 from trtkit.ranges import Histogram
 from trtkit.tensors import TensorSpec
 
@@ -53,6 +53,23 @@ def test_calibrate_agrees_with_an_unoptimized_session(model: onnx.ModelProto, sp
 
 def test_calibrate_counts_the_input_exactly(model: onnx.ModelProto, spec: TensorSpec) -> None:
     assert calibrate(model, source(spec)).tensors["input"] == Histogram.of(SAMPLES)
+
+
+def test_calibrate_keeps_the_range_of_each_channel_between_convolutions_and_behind_a_normalization() -> None:
+    rng = np.random.default_rng(0)
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[1,3,8,8] x) => (float[1,8,8,4] y) { a = Conv(x, w)  b = Relu(a)  c = Conv(b, v)
+        t = Transpose<perm=[0,2,3,1]>(c)  n = LayerNormalization(t, s)  y = MatMul(n, m) }""")
+    for name, shape in (("w", (16, 3, 1, 1)), ("v", (6, 16, 1, 1)), ("s", (6,)), ("m", (6, 4))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name))
+    samples = rng.normal(size=(5, 1, 3, 8, 8)).astype(np.float32)
+    table = calibrate(model, IterableSource(samples, TensorSpec("x", "float32", (1, 3, 8, 8)), None, None))
+    assert set(table.channel_ranges) == {"b", "n"}
+    between, behind = (np.concatenate([run_model(model, {"x": x}, [name])[name] for x in samples]) for name in "bn")
+    np.testing.assert_allclose(table.channel_ranges["b"].high, between.max(axis=(0, 2, 3)), rtol=1e-5)
+    assert not table.channel_ranges["b"].low.any()
+    np.testing.assert_allclose(table.channel_ranges["n"].high, behind.max(axis=(0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(table.channel_ranges["n"].low, behind.min(axis=(0, 1, 2)), rtol=1e-4)
 
 
 def test_calibrate_gives_the_same_bytes_whatever_the_workers(model: onnx.ModelProto, spec: TensorSpec) -> None:
@@ -169,4 +186,6 @@ def test_calibrate_explains_when_a_sample_does_not_fit(model: onnx.ModelProto, s
 
 def test_halves_merge_into_the_whole(model: onnx.ModelProto, spec: TensorSpec) -> None:
     halves = calibrate(model, source(spec, SAMPLES[:11])).merge(calibrate(model, source(spec, SAMPLES[11:])))
-    assert halves.tensors == calibrate(model, source(spec)).tensors
+    whole = calibrate(model, source(spec))
+    assert halves.tensors == whole.tensors
+    assert halves.channel_ranges == whole.channel_ranges

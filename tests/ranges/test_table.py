@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from trtkit.errors import CalibrationError, SpecError
-from trtkit.ranges import CalibrationTable, Histogram
+from trtkit.ranges import CalibrationTable, ChannelRange, ChannelSums, Histogram
 
 
 def table(seed: int = 0, data: str = "d", samples: int = 3) -> CalibrationTable:
@@ -14,6 +14,39 @@ def table(seed: int = 0, data: str = "d", samples: int = 3) -> CalibrationTable:
     tensors["big"] = Histogram(np.array([0, 0x3F80], np.uint16), np.array([5, 1 << 40], np.uint64), 0.0, 1.0)
     tensors["none"] = Histogram.empty()
     return CalibrationTable(tensors, samples, "model", data, "prep")
+
+
+def with_channels(seed: int = 0) -> CalibrationTable:
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal((2, 3, 5)).astype(np.float32)
+    return replace(table(seed), channels={"x": ChannelSums.of(values.mean(axis=2))},
+                   channel_ranges={"x": ChannelRange.of(values, 1), "y/é": ChannelRange.of(values, -1)})
+
+
+def test_channels_survive_saving_and_merge_whatever_the_order(tmp_path: Path) -> None:
+    one, two = with_channels(1), with_channels(2)
+    one.save(tmp_path / "t.calib")
+    assert CalibrationTable.load(tmp_path / "t.calib") == one
+    merged = one.merge(two)
+    assert merged.to_bytes() == two.merge(one).to_bytes()
+    np.testing.assert_array_equal(merged.channel_ranges["x"].high, np.maximum(one.channel_ranges["x"].high,
+                                                                              two.channel_ranges["x"].high))
+    with pytest.raises(CalibrationError, match="in one table only"):
+        one.merge(table(2))
+
+
+def test_scaled_table_has_the_exact_ranges_of_the_scaled_tensor() -> None:
+    values = np.random.default_rng(0).standard_normal((4, 3, 5)).astype(np.float32)
+    factors = np.array([0.5, 2.0, 4.0], np.float32)
+    before = replace(table(), channels={"x": ChannelSums.of(values.mean(axis=2))},
+                     channel_ranges={"x": ChannelRange.of(values, 1)})
+    scaled = values * factors[:, None]
+    after = before.with_scaled("x", factors)
+    assert after.channel_ranges["x"] == ChannelRange.of(scaled, 1)
+    assert after.tensors["x"].is_bare_range
+    assert (after.tensors["x"].min, after.tensors["x"].max) == (float(scaled.min()), float(scaled.max()))
+    np.testing.assert_allclose(after.channel_means("x"), scaled.mean(axis=(0, 2)), atol=1e-5)
+    assert after.tensors["big"] == before.tensors["big"]
 
 
 def test_load_returns_what_save_wrote(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from trtkit.ranges import ChannelSums, Histogram
+from trtkit.ranges import ChannelRange, ChannelSums, Histogram
 from trtkit.ranges.histogram import BIN_COUNT, UPPER_HALF
 from trtkit.tensors import Array
 
@@ -79,11 +79,12 @@ class Counts:
 
 
 class Counter:
-    """Counts arrays, and adds up channel means, by tensor name; for one thread."""
+    """Counts arrays, adds up channel means and widens channel ranges, by tensor name; for one thread."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, Counts] = {}
         self.channels: dict[str, ChannelSums] = {}
+        self.ranges: dict[str, ChannelRange] = {}
 
     def add(self, name: str, values: Array) -> bool:
         """Count an array, any shape, floating point; return whether all of it is finite."""
@@ -96,3 +97,8 @@ class Counter:
         if np.isfinite(means).all():
             sums = ChannelSums.of(means)
             self.channels[name] = self.channels[name].add(sums) if name in self.channels else sums
+
+    def add_range(self, name: str, values: Array, axis: int) -> None:
+        """Widen the channel ranges of a tensor by an array that has at least one axis and one value."""
+        seen = ChannelRange.of(values, axis)
+        self.ranges[name] = self.ranges[name].add(seen) if name in self.ranges else seen

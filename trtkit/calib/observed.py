@@ -2,7 +2,8 @@
 
 Counted: every float tensor that depends on the data. Not counted: what no lowering quantizes, because it fuses into the
 activation that alone reads it (Conv -> Relu); shape arithmetic and constants. Copied: the output of an operator that
-only moves values has the histogram of its input. Of what a layer with constant weights reads, channel means as well.
+only moves values has the histogram of its input. Of what a layer with constant weights reads, channel means as well; of
+what a lowering may scale channel by channel (between two convolutions, behind a LayerNormalization), channel ranges.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import onnx
+from onnx import numpy_helper
 
 from trtkit.graph import infer_shapes
 
@@ -32,6 +34,8 @@ class Observed:
         copies: Tensor -> the counted tensor that holds the same values.
         pooled: Inputs of convolutions: channel means over all positions.
         rows: Inputs of Gemm: channel means are the values themselves, shape (N, C).
+        peaks: Conv -> Relu (or Clip from 0 up) -> these -> Conv: the largest value of each channel; the smallest is 0.
+        normalized: Outputs of LayerNormalization: ranges of the last axis.
     """
 
     inputs: tuple[str, ...]
@@ -39,6 +43,8 @@ class Observed:
     copies: dict[str, str]
     pooled: tuple[str, ...] = ()
     rows: tuple[str, ...] = ()
+    peaks: tuple[str, ...] = ()
+    normalized: tuple[str, ...] = ()
 
 
 def find_observed(model: onnx.ModelProto) -> Observed:
@@ -66,8 +72,12 @@ def find_observed(model: onnx.ModelProto) -> Observed:
                 copies[name] = source
             elif not fused and not (node.op_type in _MOVING and position):
                 tensors.append(name)
-    return Observed(inputs, tuple(tensors), copies, _weighted_inputs(graph, ("Conv", "ConvTranspose"), live, constants),
-                    _weighted_inputs(graph, ("Gemm",), live, constants))
+    pooled = _weighted_inputs(graph, ("Conv", "ConvTranspose"), live, constants)
+    between = _between_convolutions(graph)
+    return Observed(inputs, tuple(tensors), copies, pooled, _weighted_inputs(graph, ("Gemm",), live, constants),
+                    tuple(name for name in pooled if name in between and readers[name] == ["Conv"]),
+                    tuple(node.output[0] for node in graph.node if node.op_type == "LayerNormalization"
+                          and node.output[0] in tensors))
 
 
 def _weighted_inputs(graph: onnx.GraphProto, operators: tuple[str, ...], live: set[str],
@@ -77,6 +87,19 @@ def _weighted_inputs(graph: onnx.GraphProto, operators: tuple[str, ...], live: s
         node.input[0] for node in graph.node
         if node.op_type in operators and node.input[0] in live and node.input[1] in constants
         and not any(item.name == "transA" and item.i for item in node.attribute)))
+
+
+def _between_convolutions(graph: onnx.GraphProto) -> set[str]:
+    """Return the outputs of Conv -> Relu, or Clip with a constant lower bound of 0 or more."""
+    convolved = {node.output[0] for node in graph.node if node.op_type == "Conv"}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    found = set()
+    for node in graph.node:
+        if node.op_type in _ACTIVATIONS and node.input[0] in convolved:
+            low = constants.get(node.input[1]) if len(node.input) > 1 else None
+            if node.op_type == "Relu" or (low is not None and float(numpy_helper.to_array(low).item()) >= 0):
+                found.add(node.output[0])
+    return found
 
 
 def _readers(graph: onnx.GraphProto) -> dict[str, list[str]]:

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 _IN_MEMORY_BYTES = 1 << 30  # larger models go through files, and are not optimized twice
 _LARGEST_BLOCK = 16  # channels; 8 on AVX2, 16 on AVX-512
 _MEANS = "//channel-means"
+_PEAKS = "//channel-peaks"
 _FLOAT_TYPES = ("tensor(float)", "tensor(float16)")
 
 
@@ -39,17 +40,20 @@ class ObservingSession:
         session: The onnxruntime.InferenceSession.
         outputs: Names to ask the session for.
         tensors: The tensor of the original graph that each output holds, in some order of its values.
-        means: The tensor of which each of the last outputs holds the channel means, shape (N, C, 1, ...).
+        means: The tensor of which each of the next outputs holds the channel means, shape (N, C, 1, ...).
+        peaks: The tensor of which each of the last outputs holds the largest value of each channel, likewise.
     """
 
     session: Any
     outputs: tuple[str, ...]
     tensors: tuple[str, ...]
     means: tuple[str, ...]
+    peaks: tuple[str, ...] = ()
 
 
 def open_observing_session(model: onnx.ModelProto, tensors: Sequence[str], *, threads: int,
-                           pooled: Sequence[str] = (), rows: Sequence[str] = ()) -> ObservingSession:
+                           pooled: Sequence[str] = (), rows: Sequence[str] = (),
+                           peaks: Sequence[str] = ()) -> ObservingSession:
     """Return a session that yields `tensors`; those that turn out not to be float are left out.
 
     Args:
@@ -59,6 +63,7 @@ def open_observing_session(model: onnx.ModelProto, tensors: Sequence[str], *, th
         pooled: Tensors (N, C, ...) whose means over all positions are wanted as well; the blocked layout of one
             position is the plain one.
         rows: Tensors (N, C) that are wanted as means.
+        peaks: Tensors (N, C, ...) whose largest value over all positions is wanted as well.
 
     Raises:
         GraphError: ONNX Runtime cannot load the model.
@@ -67,10 +72,11 @@ def open_observing_session(model: onnx.ModelProto, tensors: Sequence[str], *, th
     extended.CopyFrom(model)
     del extended.graph.output[:]
     extended.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)
-    for operator, names in (("GlobalAveragePool", pooled), ("Identity", rows)):
+    for operator, names, suffix in (("GlobalAveragePool", pooled, _MEANS), ("Identity", rows, _MEANS),
+                                    ("GlobalMaxPool", peaks, _PEAKS)):
         for name in names:
-            extended.graph.node.append(onnx.helper.make_node(operator, [name], [name + _MEANS]))
-            extended.graph.output.append(onnx.ValueInfoProto(name=name + _MEANS))
+            extended.graph.node.append(onnx.helper.make_node(operator, [name], [name + suffix]))
+            extended.graph.output.append(onnx.ValueInfoProto(name=name + suffix))
     with tempfile.TemporaryDirectory(prefix="trtkit-") as folder:
         if extended.ByteSize() > _IN_MEMORY_BYTES:
             path = Path(folder) / "model.onnx"
@@ -83,10 +89,10 @@ def open_observing_session(model: onnx.ModelProto, tensors: Sequence[str], *, th
             return plain
         cut, renamed = blocked
         onnx.save(cut, optimized)  # beside its weights, which are not read again here
-        tensors, means = plain.tensors, plain.means
+        tensors, means, peaks = plain.tensors, plain.means, plain.peaks
         outputs = tuple(renamed.get(name, name) for name in plain.outputs)
         del plain, extended  # two sessions at once would double the weights in memory
-        return ObservingSession(_open(str(optimized), threads, optimize=False), outputs, tensors, means)
+        return ObservingSession(_open(str(optimized), threads, optimize=False), outputs, tensors, means, peaks)
 
 
 def _open(model: bytes | str, threads: int, save_to: Path | None = None, *, optimize: bool = True) -> Any:
@@ -107,9 +113,10 @@ def _open(model: bytes | str, threads: int, save_to: Path | None = None, *, opti
 
 def _describe(session: Any) -> ObservingSession:
     names = [info.name for info in session.get_outputs() if info.type in _FLOAT_TYPES]
-    tensors = tuple(name for name in names if not name.endswith(_MEANS))
-    means = tuple(name for name in names if name.endswith(_MEANS))
-    return ObservingSession(session, (*tensors, *means), tensors, tuple(name[:-len(_MEANS)] for name in means))
+    tensors = tuple(name for name in names if not name.endswith((_MEANS, _PEAKS)))
+    means, peaks = (tuple(name for name in names if name.endswith(suffix)) for suffix in (_MEANS, _PEAKS))
+    return ObservingSession(session, (*tensors, *means, *peaks), tensors, tuple(n[:-len(_MEANS)] for n in means),
+                            tuple(n[:-len(_PEAKS)] for n in peaks))
 
 
 def _without_reordering(optimized: Path) -> tuple[onnx.ModelProto, dict[str, str]] | None:

@@ -25,7 +25,7 @@ from trtkit.calib.observed import Observed, find_observed
 from trtkit.calib.observing_session import ObservingSession, open_observing_session
 from trtkit.calib.sample import DataSource, Sample
 from trtkit.errors import CalibrationError, GraphError, SpecError
-from trtkit.graph import fingerprint, load_model, model_inputs
+from trtkit.graph import fingerprint, load_model, made_ready, model_inputs
 from trtkit.progress import Progress, silent
 from trtkit.ranges import CalibrationTable, Histogram
 from trtkit.tensors import Array, FeedChecker, TensorSpec
@@ -43,7 +43,8 @@ def calibrate(model: bytes | Path | onnx.ModelProto, data: DataSource, *, batch:
     """Run the model over the data once and return the histograms of its float tensors.
 
     Args:
-        model: FP32 ONNX model: bytes, a file, or in memory.
+        model: FP32 ONNX model: bytes, a file, or in memory. What is counted of one that cannot be quantized as it is
+            (trtkit.graph.why_not_ready) are the tensors that its rewritten form has; the names are the same.
         data: The samples; at least one.
         batch: Samples a run. More than 1 needs a model with a dynamic batch dimension; one with a fixed batch
             dimension takes its own. Samples that do not fill a last fixed batch are left out.
@@ -67,15 +68,16 @@ def calibrate(model: bytes | Path | onnx.ModelProto, data: DataSource, *, batch:
     proto = _load(model)
     specs = model_inputs(proto)
     batch = _fixed_batch(specs) or batch
-    observed = find_observed(proto)
+    ready = made_ready(proto)
+    observed = find_observed(ready)
     cores = _processors()
     count = max(1, min(cores, _MOST_WORKERS) if workers is None else workers)
-    session = open_observing_session(proto, observed.tensors, threads=max(1, cores // count), pooled=observed.pooled,
-                                     rows=observed.rows)
+    session = open_observing_session(ready, observed.tensors, threads=max(1, cores // count), pooled=observed.pooled,
+                                     rows=observed.rows, peaks=observed.peaks)
     empty = CalibrationTable(dict.fromkeys((*observed.inputs, *session.tensors), Histogram.empty()), 0,
                              fingerprint(proto), data.fingerprint(),
                              data.preprocess.fingerprint() if data.preprocess else "")
-    del proto
+    del proto, ready
     begun = Checkpoint.load(checkpoint) if checkpoint else None
     if begun is not None and checkpoint is not None:
         begun.check(checkpoint, empty, batch)
@@ -99,6 +101,7 @@ class _Sweep:
     def __init__(self, session: ObservingSession, observed: Observed, specs: tuple[TensorSpec, ...], data: DataSource,
                  start: Checkpoint, workers: int, progress: Progress) -> None:
         self._session, self._inputs, self._data, self._start = session, observed.inputs, data, start
+        self._normalized = frozenset(observed.normalized)
         self._batch, self._fixed = start.batch, _fixed_batch(specs) is not None
         self._check = FeedChecker(specs)
         self._workers, self._progress = workers, progress
@@ -182,12 +185,17 @@ class _Sweep:
         except Exception as err:  # ONNX Runtime's own exceptions share no base with a name
             raise GraphError(f"ONNX Runtime failed on sample '{samples[0].name}': {err}. Try batch 1, or run: "
                              "trtkit rewrite") from err
-        for name, means in zip(self._session.means, values[len(self._session.tensors):]):
+        summaries = values[len(self._session.tensors):]
+        for name, means in zip(self._session.means, summaries):
             counter.add_means(name, means)
+        for name, peaks in zip(self._session.peaks, summaries[len(self._session.means):]):
+            counter.add_range(name, np.stack([np.zeros_like(peaks), peaks]), axis=2)
         for place, name in enumerate(self._session.tensors):
             array, values[place] = values[place], None  # free it as soon as it is counted
             if not counter.add(name, array):
                 raise _not_finite(samples, name, array, "computed by the model")
+            if name in self._normalized:
+                counter.add_range(name, array, axis=-1)
 
     def _checkpoint(self) -> Checkpoint:
         """Return what was counted; no batch may be under way."""
@@ -199,11 +207,13 @@ class _Sweep:
                 if name in counter.tensors:
                     counter.tensors[name].merge_into(dense)
             tensors[name] = before.add(dense.histogram())
-        channels = dict(table.channels)
+        channels, ranges = dict(table.channels), dict(table.channel_ranges)
         for counter in self._counters:
             for name, sums in counter.channels.items():
                 channels[name] = channels[name].add(sums) if name in channels else sums
-        counted = replace(table, tensors=tensors, channels=channels, samples=self._samples)
+            for name, seen in counter.ranges.items():
+                ranges[name] = ranges[name].add(seen) if name in ranges else seen
+        counted = replace(table, tensors=tensors, channels=channels, channel_ranges=ranges, samples=self._samples)
         return Checkpoint(counted, self._position, self._batch, tuple(self._data.unreadable))
 
     def _report(self) -> None:

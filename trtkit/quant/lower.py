@@ -12,6 +12,8 @@ import onnx
 from trtkit.errors import AccuracyError, CalibrationError
 from trtkit.graph.model import infer_shapes, model_bytes, upgrade_opset
 from trtkit.graph.opset import model_opset
+from trtkit.graph.presets import preset
+from trtkit.graph.readiness import made_ready
 from trtkit.graph.run import run_model
 from trtkit.metrics import cosine, sqnr_db
 from trtkit.precision import Precision, QuantSpec
@@ -24,10 +26,12 @@ from trtkit.quant.half import BF16, FP16
 from trtkit.quant.index import GraphIndex
 from trtkit.quant.int4 import BLOCK_OPSET, insert_int4
 from trtkit.quant.keeplist import fp32_nodes, keep_notes
-from trtkit.quant.mixed import SCALE_OPSET, type_quantized
+from trtkit.quant.mixed import SCALE_OPSET, keep_small, type_quantized
 from trtkit.quant.nbits import to_matmul_nbits
 from trtkit.quant.placement import get_placement
 from trtkit.quant.qdq import insert_qdq
+from trtkit.quant.scales.equalize import equalize
+from trtkit.quant.scales.smooth import smooth
 from trtkit.quant.typed import BF16_OPSET, to_half
 from trtkit.ranges import CalibrationTable
 from trtkit.ranges.cache import format_cache
@@ -76,7 +80,8 @@ def lower(model: onnx.ModelProto, target: Target, precision: Precision, *, table
     """Return a model as `target` runs it in `precision`.
 
     Args:
-        model: FP32, rewritten for this target (trtkit.graph.preset).
+        model: FP32; one that comes with Constant weights, Identity chains or an old opset is rewritten first by the
+            target's preset.
         target: Where it will run.
         precision: One that the target has.
         table: Calibration of this very model; needed for INT8.
@@ -90,8 +95,12 @@ def lower(model: onnx.ModelProto, target: Target, precision: Precision, *, table
     if precision.calibrated and table is None:
         raise CalibrationError(f"{precision.value} for target '{target.name}' needs a calibration table. "
                                "Run: trtkit calibrate MODEL --data DIR -o TABLE")
-    model = infer_shapes(upgrade_opset(model, _SMALLEST_OPSET))
+    model = infer_shapes(upgrade_opset(made_ready(model, preset(target)), _SMALLEST_OPSET))
+    scaled: tuple[str, ...] = ()
+    if precision.calibrated and table is not None:
+        model, table, scaled = _rescale(model, table, spec)
     typed, notes = _LOWERINGS[precision](_Request(model, target, table, spec))
+    notes += scaled
     if target.is_tensorrt:
         typed.metadata_props.add(key=AS_WRITTEN, value="1")
     simulation = model_bytes(emulate_bf16(typed) if precision is Precision.BF16 else typed)
@@ -107,6 +116,19 @@ def lower(model: onnx.ModelProto, target: Target, precision: Precision, *, table
         cache = format_cache(tie_scales(model, scales) if on_dla else scales, target.tensorrt)
         notes += ("on the board: plain ONNX, builder flag and calibration cache; accuracy here: its explicit form",)
     return Lowered(target.name, precision, model_bytes(model), simulation, cache, notes, as_written=True)
+
+
+def _rescale(model: onnx.ModelProto, table: CalibrationTable,
+             spec: QuantSpec) -> tuple[onnx.ModelProto, CalibrationTable, tuple[str, ...]]:
+    """Return a model that computes the same with evener channels, its table, and notes, as the spec asks."""
+    notes: tuple[str, ...] = ()
+    if spec.equalize:
+        model, table, count = equalize(model, table)
+        notes += (f"channel ranges of {count} tensors between convolutions equalized",)
+    if spec.smoothing:
+        model, table, count = smooth(model, table, spec.smoothing)
+        notes += (f"outliers of {count} normalized tensors moved into weights",)
+    return model, table, notes
 
 
 @dataclass(frozen=True)
@@ -156,12 +178,13 @@ def _int8(request: _Request) -> _Typed:
 
 def _int8_fp16(request: _Request) -> _Typed:
     newer = request.at_opset(SCALE_OPSET)
-    return _half_around(newer, *_int8(replace(request, model=newer)), request.table)
+    return _half_around(newer, *_int8(replace(request, model=newer, spec=_worth_it(request, newer))), request.table)
 
 
 def _fp8(request: _Request) -> _Typed:
     newer = request.at_opset(SCALE_OPSET)
-    return _half_around(newer, *insert_fp8(newer, request.calibration, keep=request.spec.keep), request.table)
+    keep = _worth_it(request, newer).keep
+    return _half_around(newer, *insert_fp8(newer, request.calibration, keep=keep), request.table)
 
 
 def _int8_dynamic(request: _Request) -> _Typed:
@@ -176,6 +199,13 @@ def _int4(request: _Request) -> _Typed:
     spec = request.spec
     quantized = insert_int4(newer, block=spec.block, rounding=spec.rounding, keep=spec.keep)
     return _half_around(newer, *quantized, request.table)
+
+
+def _worth_it(request: _Request, model: onnx.ModelProto) -> QuantSpec:
+    """Return the spec, which on TensorRT-RTX keeps the layers that FP16 serves as well."""
+    if request.target.runtime != "tensorrt_rtx":
+        return request.spec
+    return replace(request.spec, keep=keep_small(model, request.spec.keep))
 
 
 def _half_around(model: onnx.ModelProto, quantized: onnx.ModelProto, notes: tuple[str, ...],

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from trtkit.ranges.channels import ChannelSums
+from trtkit.ranges.channels import ChannelRange, ChannelSums
 from trtkit.ranges.estimators import estimate
 from trtkit.ranges.histogram import Histogram
 from trtkit.ranges.table import CalibrationTable
 
-__all__ = ["CalibrationTable", "ChannelSums", "Histogram", "estimate"]
+__all__ = ["CalibrationTable", "ChannelRange", "ChannelSums", "Histogram", "estimate"]

@@ -1,8 +1,9 @@
-"""Per-channel sums of a tensor, exact whatever the order in which they are added.
+"""Per-channel sums and ranges of a tensor, exact whatever the order in which they are added.
 
-A histogram forgets which channel a value came from; the mean error of quantized weights depends on it (bias
-correction). Per-sample channel means are added as integers, in steps of 2**-20, so that merged, resumed and sharded
-sweeps give the same bytes.
+A histogram forgets which channel a value came from. The mean error of quantized weights depends on it (bias
+correction): per-sample channel means are added as integers, in steps of 2**-20, so that merged, resumed and sharded
+sweeps give the same bytes. So does the range of a tensor whose channels are scaled (equalization, smoothing): smallest
+and largest values are exact and merge by themselves.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ChannelSums"]
+__all__ = ["ChannelRange", "ChannelSums"]
 
 _STEPS = 2.0**20
 _LARGEST = 2.0**30
@@ -55,3 +56,50 @@ class ChannelSums:
         if not isinstance(other, ChannelSums):
             return NotImplemented
         return self.rows == other.rows and np.array_equal(self.sums, other.sums)
+
+    def scaled(self, factors: NDArray[Any]) -> ChannelSums:
+        """Return the sums of the tensor times a factor a channel, shape (C,)."""
+        return ChannelSums(np.rint(self.sums * factors).astype(np.int64), self.rows)
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelRange:
+    """The smallest and the largest value of each channel.
+
+    Attributes:
+        low, high: Shape (C,), float32, finite, low <= high.
+    """
+
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, values: NDArray[Any], axis: int) -> ChannelRange:
+        """Return the range of each channel of an array that is not empty.
+
+        Args:
+            values: Any shape.
+            axis: The channel axis.
+        """
+        others = tuple(a for a in range(values.ndim) if a != axis % values.ndim)
+        return cls(values.min(axis=others).astype(np.float32), values.max(axis=others).astype(np.float32))
+
+    def add(self, other: ChannelRange) -> ChannelRange:
+        """Return the range of the values of both."""
+        return ChannelRange(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
+
+    @property
+    def amax(self) -> NDArray[np.float32]:
+        """Largest magnitude of each channel, shape (C,), in the tensor's own units."""
+        return np.maximum(np.abs(self.low), np.abs(self.high))
+
+    def scaled(self, factors: NDArray[Any]) -> ChannelRange:
+        """Return the range of the tensor times a factor a channel, shape (C,), > 0."""
+        return ChannelRange((self.low * factors).astype(np.float32), (self.high * factors).astype(np.float32))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ChannelRange):
+            return NotImplemented
+        return np.array_equal(self.low, other.low) and np.array_equal(self.high, other.high)
+
+    __hash__ = None  # type: ignore[assignment]

@@ -1,8 +1,8 @@
 """The result of one calibration sweep: a histogram for each tensor, and what it was made from.
 
-File format, version 1: magic, header length, JSON header, bins and counts of the tensors and channel sums in the order
-of the header, SHA-256 of all before. Little-endian, counts in the fewest bytes that hold them. Same content, same
-bytes.
+File format, version 1: magic, header length, JSON header, bins and counts of the tensors, channel sums and channel
+ranges (none in tables of trtkit 0.1) in the order of the header, SHA-256 of all before. Little-endian, counts in the
+fewest bytes that hold them. Same content, same bytes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from trtkit.errors import CalibrationError
 from trtkit.files import atomic_write
-from trtkit.ranges.channels import ChannelSums
+from trtkit.ranges.channels import ChannelRange, ChannelSums
 from trtkit.ranges.histogram import Histogram
 from trtkit.tensors import Array
 
@@ -40,6 +40,7 @@ class CalibrationTable:
         data: Fingerprint of the data; merged tables carry those of their parts, joined by "+".
         preprocess: Fingerprint of the preprocessing; "" when the data came prepared.
         channels: Channel sums of each tensor that a layer with a bias reads.
+        channel_ranges: Channel ranges of each tensor whose channels a lowering may scale.
     """
 
     tensors: Mapping[str, Histogram]
@@ -48,11 +49,30 @@ class CalibrationTable:
     data: str
     preprocess: str
     channels: Mapping[str, ChannelSums] = field(default_factory=dict)
+    channel_ranges: Mapping[str, ChannelRange] = field(default_factory=dict)
 
     def channel_means(self, tensor: str) -> Array | None:
         """Return the mean of each channel of a tensor, shape (C,), float64, or None when they were not observed."""
         sums = self.channels.get(tensor)
         return sums.means if sums is not None and sums.rows else None
+
+    def with_scaled(self, tensor: str, factors: Array) -> CalibrationTable:
+        """Return the table of the model in which each channel of a tensor is multiplied by a factor.
+
+        The ranges of the channels follow exactly. A histogram does not tell channels apart, so the tensor is left with
+        the bare range of all of them.
+
+        Args:
+            tensor: One with a channel range.
+            factors: Shape (C,), > 0.
+        """
+        channels = self.channel_ranges[tensor].scaled(factors)
+        low, high = min(float(channels.low.min()), 0.0), max(float(channels.high.max()), 0.0)
+        tensors = {**self.tensors, tensor: Histogram.of_range(low, high if low < high else 1.0)}
+        sums = dict(self.channels)
+        if tensor in sums:
+            sums[tensor] = sums[tensor].scaled(factors)
+        return replace(self, tensors=tensors, channels=sums, channel_ranges={**self.channel_ranges, tensor: channels})
 
     def merge(self, other: CalibrationTable) -> CalibrationTable:
         """Return the table of the data of both, whatever their order.
@@ -62,14 +82,17 @@ class CalibrationTable:
         """
         for what in ("model", "preprocess"):
             _same(what, getattr(self, what), getattr(other, what), "these tables cannot be merged")
-        odd = sorted((self.tensors.keys() ^ other.tensors.keys()) | (self.channels.keys() ^ other.channels.keys()))
+        odd = sorted((self.tensors.keys() ^ other.tensors.keys()) | (self.channels.keys() ^ other.channels.keys())
+                     | (self.channel_ranges.keys() ^ other.channel_ranges.keys()))
         if odd:
             raise CalibrationError(f"{len(odd)} tensors are in one table only, such as '{odd[0]}', so these tables "
                                    "cannot be merged. Calibrate both with the same version of trtkit")
         tensors = {name: histogram.add(other.tensors[name]) for name, histogram in self.tensors.items()}
         channels = {name: sums.add(other.channels[name]) for name, sums in self.channels.items()}
+        ranges = {name: each.add(other.channel_ranges[name]) for name, each in self.channel_ranges.items()}
         data = "+".join(sorted(self.data.split("+") + other.data.split("+")))
-        return CalibrationTable(tensors, self.samples + other.samples, self.model, data, self.preprocess, channels)
+        return CalibrationTable(tensors, self.samples + other.samples, self.model, data, self.preprocess, channels,
+                                ranges)
 
     def check(self, *, model: str | None = None, preprocess: str | None = None, data: str | None = None) -> None:
         """Return when the table was made from these; None is not compared.
@@ -119,9 +142,14 @@ class CalibrationTable:
             channel = self.channels[name]
             body.append(channel.sums.astype("<i8").tobytes())
             sums.append({"name": name, "rows": channel.rows, "channels": channel.sums.size})
+        ranges = []
+        for name in sorted(self.channel_ranges):
+            each = self.channel_ranges[name]
+            body += [each.low.astype("<f4").tobytes(), each.high.astype("<f4").tobytes()]
+            ranges.append({"name": name, "channels": each.low.size})
         header = json.dumps({"version": _VERSION, "samples": self.samples, "model": self.model, "data": self.data,
-                             "preprocess": self.preprocess, "tensors": rows, "channels": sums},
-                            sort_keys=True).encode()
+                             "preprocess": self.preprocess, "tensors": rows, "channels": sums,
+                             "ranges": ranges}, sort_keys=True).encode()
         content = b"".join([_MAGIC, len(header).to_bytes(8, "little"), header, *body])
         return content + hashlib.sha256(content).digest()
 
@@ -149,8 +177,9 @@ class CalibrationTable:
             raise CalibrationError(f"Calibration table '{name}' has format version {header['version']}; this trtkit "
                                    f"reads version {_VERSION}. Update trtkit or calibrate again")
         tensors, body = _read_tensors(header["tensors"], content, body)
-        return cls(tensors, header["samples"], header["model"], header["data"], header["preprocess"],
-                   _read_channels(header["channels"], content, body))
+        channels, body = _read_channels(header["channels"], content, body)
+        return cls(tensors, header["samples"], header["model"], header["data"], header["preprocess"], channels,
+                   _read_ranges(header.get("ranges", []), content, body))
 
 
 def _read_tensors(rows: list[dict[str, Any]], content: bytes, offset: int) -> tuple[dict[str, Histogram], int]:
@@ -164,13 +193,22 @@ def _read_tensors(rows: list[dict[str, Any]], content: bytes, offset: int) -> tu
     return tensors, offset
 
 
-def _read_channels(rows: list[dict[str, Any]], content: bytes, offset: int) -> dict[str, ChannelSums]:
+def _read_channels(rows: list[dict[str, Any]], content: bytes, offset: int) -> tuple[dict[str, ChannelSums], int]:
     channels = {}
     for row in rows:
         sums = np.frombuffer(content, "<i8", row["channels"], offset).astype(np.int64)
         offset += 8 * row["channels"]
         channels[row["name"]] = ChannelSums(sums, row["rows"])
-    return channels
+    return channels, offset
+
+
+def _read_ranges(rows: list[dict[str, Any]], content: bytes, offset: int) -> dict[str, ChannelRange]:
+    ranges = {}
+    for row in rows:
+        low, high = np.frombuffer(content, "<f4", 2 * row["channels"], offset).reshape(2, -1).astype(np.float32)
+        offset += 8 * row["channels"]
+        ranges[row["name"]] = ChannelRange(low, high)
+    return ranges
 
 
 def _same(what: str, mine: str, wanted: str, consequence: str) -> None:

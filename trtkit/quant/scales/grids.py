@@ -28,6 +28,13 @@ class Grid:
         low, high = self.bounds
         return (low - self.zero_point) * float(self.scale), (high - self.zero_point) * float(self.scale)
 
+    def within(self, low: float, high: float) -> Grid:
+        """Return a finer grid where this one, if asymmetric, reaches beyond bounds on both sides of 0; else itself."""
+        own_low, own_high = self.range
+        if own_low >= low and own_high <= high:
+            return self
+        return _asymmetric(max(own_low, low), min(own_high, high), self.bounds)
+
 
 def activation_grid(table: CalibrationTable, tensor: str, placement: Placement, spec: QuantSpec) -> Grid:
     """Return the grid of one tensor by the spec's estimator.
@@ -44,6 +51,10 @@ def activation_grid(table: CalibrationTable, tensor: str, placement: Placement, 
                          percentile=spec.percentile)
     if placement.symmetric:
         return Grid(np.float32(max(high, np.finfo(np.float32).tiny) / bounds[1]), 0, bounds)
+    return _asymmetric(low, high, bounds)
+
+
+def _asymmetric(low: float, high: float, bounds: tuple[int, int]) -> Grid:
     scale = max(high - low, np.finfo(np.float32).tiny) / (bounds[1] - bounds[0])
     zero_point = int(np.clip(round(bounds[0] - low / scale), *bounds))
     return Grid(np.float32(scale), zero_point, bounds)
