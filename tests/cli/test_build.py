@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from trtkit.bundle.plan_header import read_plan_header
 from trtkit.cli.app import app
-from trtkit.errors import BuildError, MissingDependencyError, SpecError, TrtkitError
+from trtkit.errors import BuildError, CalibrationError, MissingDependencyError, SpecError, TrtkitError
 
 
 @pytest.fixture
@@ -47,6 +47,12 @@ def test_build_writes_a_plan_and_tells_size_time_and_key(model: Path, flags: tup
     assert f"For TensorRT-RTX {header.version}, SM 8.0+" in printed
 
 
+def test_build_takes_data_to_calibrate_with_on_the_weak_path_alone(model: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", x=np.zeros((2, 3, 8, 8), np.float32))
+    with pytest.raises(SpecError, match="Calibration samples go with typing 'weak'"):
+        build(model, "--precision", "int8", "--calib-data", str(tmp_path / "data.npz"))
+
+
 def test_build_takes_several_compute_capabilities(model: Path) -> None:
     assert "SM 8.6, 8.9" in build(model, "--compute-capability", "8.6", "--compute-capability", "8.9")
 
@@ -57,6 +63,8 @@ def test_build_takes_several_compute_capabilities(model: Path) -> None:
     pytest.param(("--batch", "8,4,1"), SpecError, "rising from 1", id="batch-falling"),
     pytest.param(("--batch", "1", "--max", "x=1x3x8x8"), SpecError, "the one or the other", id="batch-and-shapes"),
     pytest.param(("--max", "1x3x8x8"), SpecError, "not a named shape", id="no-name"),
+    pytest.param(("--ranges-by", "layers"), SpecError, "ranges_by is 'layers'", id="ranges-by"),
+    pytest.param(("--calib-data", "nowhere"), CalibrationError, "'nowhere' does not exist", id="no-data"),
     pytest.param(("--max", "x=big"), SpecError, "not a shape", id="no-shape"),
     pytest.param(("--workspace", "lots"), SpecError, "Workspace 'lots' is no size", id="workspace"),
     pytest.param(("--calib", "/nowhere/c"), SpecError, "'/nowhere/c' cannot be read", id="cache-missing"),

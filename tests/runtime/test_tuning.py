@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from trtkit.bundle import Artifact, open_bundle
+from trtkit.bundle.engine_key import EngineKey
 from trtkit.device import Device
 from trtkit.errors import BundleError, DeviceError
 from trtkit.precision import Precision
@@ -104,6 +105,21 @@ def test_tune_says_why_nothing_runs(make_bundle: Callable[..., Path], colors: Ca
     with pytest.raises(BundleError, match="was made for such a machine"):
         tune(foreign, machine=pc, cache_dir=tmp_path)
     assert MeasuredHere(pc, tmp_path).load() == {}
+
+
+def test_plan_that_does_not_run_is_remembered_as_such(make_bundle: Callable[..., Path], colors: Callable[..., bytes],
+                                                      orin: Device, tmp_path: Path,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "thread_counts", lambda: (1,))
+    key = EngineKey("tensorrt", "10.3.0", ("8.7",), "linux-aarch64", Precision.INT8)
+    path = make_bundle([(Artifact("a.plan", "jetson-orin-jp6", Precision.INT8, "plan", engine=key), b"ftrt" + bytes(60)),
+                        (Artifact("cpu.onnx", "pi5", Precision.FP32, "onnx"), colors())])
+    tuned = tune(path, machine=orin, cache_dir=tmp_path, seconds=0.1)
+    assert [each.candidate.artifact.file for each in tuned.measurements] == ["cpu.onnx", "a.plan"]
+    assert tuned.measurements[1].error
+    with open_session(path, machine=orin, cache_dir=tmp_path) as session:
+        assert session.choice.artifact.file == "cpu.onnx"
+        assert session.choice.rejected == ()  # the plan is not tried again
 
 
 def test_trial_tells_of_a_crash_in_its_own_process(tmp_path: Path, colors: Callable[..., bytes]) -> None:

@@ -76,7 +76,8 @@ def _bundle(path: Path, verify: bool, limit: int) -> Iterable[Table]:
         table.columns[0].overflow = "fold"
         for a in manifest.artifacts:
             table.add_row(a.file, a.target, a.precision.value, a.kind, f"{a.size_bytes / 1e6:.2f}",
-                          "" if a.p50_ms is None else f"{a.p50_ms:.2f}", a.sha256[:8])
+                          f"{a.p50_ms:.2f}" if a.p50_ms else "" if a.kind == "calibration-cache" else "not measured",
+                          a.sha256[:8])
         yield table
         engines = {a.file: a.engine for a in manifest.artifacts if a.engine}
         if engines:

@@ -43,8 +43,8 @@ class Coverage:
     def __str__(self) -> str:
         pieces = "1 piece" if self.pieces == 1 else f"{self.pieces} pieces"
         text = f"DLA runs {self.nodes - len(self.on_gpu)} of {self.nodes} nodes in {pieces}"
-        reasons = Counter(self.on_gpu.values()).most_common()
-        return text + "".join(f"; GPU: {count} x {reason}" for reason, count in reasons)
+        reasons = [f"{count} x {reason}" for reason, count in Counter(self.on_gpu.values()).most_common()]
+        return text + (f"; GPU: {', '.join(reasons)}" if reasons else "")
 
 
 @dataclass(frozen=True)
