@@ -52,7 +52,7 @@ def test_layers_read_fp8_by_scales_of_amax_over_448(network: onnx.ModelProto, ta
 
 def test_lowering_stays_near_float_with_fp16_around(network: onnx.ModelProto, table: Table, feeds: MakeFeeds) -> None:
     data = feeds(network)
-    lowered = lower(network, get_target("rtx"), Precision.FP8, table=table(network, data))
+    lowered = lower(network, get_target("jetson-thor"), Precision.FP8, table=table(network, data))
     check = check_lowered(model_bytes(network), lowered, data)
     assert check.cosine > 0.995
     types = {t.data_type for t in onnx.load_from_string(lowered.model).graph.initializer}

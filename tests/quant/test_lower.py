@@ -54,8 +54,8 @@ def test_lowering_runs_and_stays_close_to_float(lowered: Callable[[str, Precisio
     check = check_lowered(model_bytes(residual), result, feeds(residual), smallest_cosine=0.98)
     assert check.worst == "y"
     assert check.cosine > {Precision.FP32: 0.9999, Precision.FP16: 0.9999, Precision.BF16: 0.999}.get(precision, 0.98)
-    static = precision in (Precision.INT8, Precision.INT8_FP16)  # its layers are too narrow for FP8 and INT4
-    assert ("QuantizeLinear" in operators(result.simulation)) is static
+    static = {Precision.INT8} if target == "rtx" else {Precision.INT8, Precision.INT8_FP16}
+    assert ("QuantizeLinear" in operators(result.simulation)) is (precision in static)  # too small for the others
     half = precision is not Precision.INT8 and precision is not Precision.FP32 and get_target(target).is_tensorrt
     assert ("Cast" in operators(result.simulation)) is half
 
@@ -83,12 +83,12 @@ def test_lowering_fails_clearly_when_a_selector_matches_nothing(residual: onnx.M
 @pytest.mark.parametrize("precision", get_target("rtx").precisions)
 def test_tensorrt_builds_every_strongly_typed_lowering(lowered: Callable[[str, Precision], Lowered],
                                                        precision: Precision) -> None:
-    result = lowered("rtx", precision)
-    plan = build_plan(result.model, BuildOptions.for_target(get_target("rtx"), precision))
-    assert plan.data[:4] == b"vtrt"
     strong = [name for name, target in load_targets().items()
               if target.typing == "strong" and precision in target.precisions]
-    assert {lowered(name, precision).model for name in strong} == {result.model}  # so this build speaks for them all
+    models = {lowered(name, precision).model for name in strong}
+    assert len(models) == (2 if precision is Precision.INT8_FP16 else 1)  # so these builds speak for them all
+    for model in models:
+        assert build_plan(model, BuildOptions.for_target(get_target("rtx"), precision)).data[:4] == b"vtrt"
 
 
 @pytest.mark.parametrize("precision", [each for each in get_target("rtx").precisions if each is not Precision.FP32])
@@ -116,7 +116,7 @@ def test_tensorrt_builds_every_kind_of_layer(make: Make, table: Table, feeds: Ma
                  scales=np.array([1.0, 1, 2, 2]), g1=rng.normal(size=(8, 8)), row=np.ones((1, 8)),
                  g2=rng.normal(size=(8, 8)), g3=rng.normal(size=(6, 8)))
     data = feeds(model)
-    result = lower(model, get_target("rtx"), precision, table=table(model, data))
+    result = lower(model, get_target("trt11"), precision, table=table(model, data))
     check_lowered(model_bytes(model), result, data, smallest_cosine=0.97)
     assert build_plan(result.model, BuildOptions.for_target(get_target("rtx"), precision)).data[:4] == b"vtrt"
 

@@ -10,10 +10,10 @@ import pytest
 from onnx import TensorProto
 
 from trtkit.graph import infer_shapes, model_bytes, run_model
-from trtkit.precision import Precision
+from trtkit.precision import NodeSelector, Precision
 from trtkit.quant import check_lowered, lower
 from trtkit.quant.half import FP16
-from trtkit.quant.mixed import half_scale, type_quantized
+from trtkit.quant.mixed import half_scale, keep_small, type_quantized
 from trtkit.ranges import CalibrationTable
 from trtkit.target import get_target
 
@@ -96,11 +96,11 @@ def test_half_scales_are_float16_numbers_that_do_not_shrink_below_normal() -> No
     np.testing.assert_allclose(found[3:], scales[3:], rtol=2.0**-11)
 
 
-def test_mixed_lowering_is_smaller_than_fp16_and_as_good_as_int8(residual: onnx.ModelProto, table: Table,
+def test_mixed_lowering_is_as_good_as_int8(residual: onnx.ModelProto, table: Table,
                                                                  feeds: MakeFeeds) -> None:
     data = feeds(residual)
     counted = table(residual, data)
-    sizes = {each: lower(residual, get_target("rtx"), each, table=counted)
+    sizes = {each: lower(residual, get_target("trt11"), each, table=counted)
              for each in (Precision.FP16, Precision.INT8, Precision.INT8_FP16)}
     check = {each: check_lowered(model_bytes(residual), lowered, data) for each, lowered in sizes.items()}
     assert check[Precision.INT8_FP16].sqnr_db > check[Precision.INT8].sqnr_db - 1.0
@@ -118,3 +118,19 @@ def test_weak_mixed_is_plain_onnx_with_the_cache_of_int8(residual: onnx.ModelPro
     assert mixed.model == int8.model
     assert mixed.cache == int8.cache
     assert mixed.simulation != int8.simulation
+
+
+def test_layers_that_tensorrt_rtx_gains_nothing_from_stay_fp16(make: Make, table: Table, feeds: MakeFeeds) -> None:
+    rng = np.random.default_rng(0)
+    model = make("""g (float[1,256,4,4] x) => (float[1,64,4,4] y) {
+        a = Conv(x, w)\n b = Conv<group=8192>(a, v)\n c = Conv(b, u)\n y = Conv(c, t) }""",
+                 w=rng.normal(size=(8192, 256, 1, 1)) / 16, v=rng.normal(size=(8192, 1, 1, 1)),
+                 u=rng.normal(size=(64, 8192, 1, 1)) / 90, t=rng.normal(size=(64, 64, 1, 1)) / 8)
+    model.graph.node[3].name = "last[1]"
+    kept = keep_small(model, NodeSelector(names=("Conv_0",)))
+    assert kept.select((node.name, node.op_type) for node in model.graph.node) == {"Conv_0", "Conv_1", "last[1]"}
+    counted = table(model, feeds(model, count=1))
+    quantized = {name: onnx.load_from_string(lower(model, get_target(name), Precision.INT8_FP16, table=counted).model)
+                 for name in ("rtx", "trt11")}
+    assert {name: sum(node.op_type == "QuantizeLinear" for node in each.graph.node)
+            for name, each in quantized.items()} == {"rtx": 2, "trt11": 4}
