@@ -23,12 +23,13 @@ class GraphIndex:
 
     Args:
         model: Weights are initializers (Constant nodes are folded by the graph passes beforehand).
+        weights: Where the initializers are, when the model is a copy without them.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, weights: onnx.ModelProto | None = None) -> None:
         graph = model.graph
         self.nodes: list[Any] = list(graph.node)
-        self.initializers = {tensor.name: tensor for tensor in graph.initializer}
+        self.initializers = {tensor.name: tensor for tensor in (weights or model).graph.initializer}
         self.inputs = [i.name for i in graph.input if i.name not in self.initializers]
         self.outputs = [o.name for o in graph.output]
         self.producer = {name: node for node in self.nodes for name in node.output if name}
@@ -97,9 +98,14 @@ def node_name(node: Any) -> str:
     return str(node.name or node.output[0])
 
 
-def hide_initializers(model: onnx.ModelProto) -> None:
-    """Take the initializers out of the graph's inputs, in place: up to IR version 3 they had to be listed there."""
-    names = {tensor.name for tensor in model.graph.initializer}
+def hide_initializers(model: onnx.ModelProto, weights: onnx.ModelProto | None = None) -> None:
+    """Take the initializers out of the graph's inputs, in place: up to IR version 3 they had to be listed there.
+
+    Args:
+        model: The model to change.
+        weights: Where the initializers are, when the model is a copy without them.
+    """
+    names = {tensor.name for tensor in (weights or model).graph.initializer}
     inputs = [info for info in model.graph.input if info.name not in names]
     if len(inputs) < len(model.graph.input):
         del model.graph.input[:]

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import onnx
 
+from trtkit.graph.shapes import without_initializers
 from trtkit.precision import QuantSpec
-from trtkit.quant.index import GraphIndex, as_tensor, hide_initializers, node_name
+from trtkit.quant.gates import gate_grid, split_hardswish, to_lookup, useful_range
+from trtkit.quant.index import GraphIndex, as_tensor, hide_initializers, node_name, store_nodes
 from trtkit.quant.padding import pad_narrow_inputs
-from trtkit.quant.placement import Placement, Points, Weight, has_bias, place, row_bias
+from trtkit.quant.placement import OpKind, Placement, Points, Weight, end_layers, has_bias, place, row_bias
 from trtkit.quant.scales.bias import output_shift
 from trtkit.quant.scales.grids import Grid, activation_grid
 from trtkit.quant.scales.weights import quantize_weight
@@ -28,6 +30,9 @@ from trtkit.tensors import Array
 
 _BIAS_STEPS = 2.0**30
 """Largest magnitude of an INT32 bias, with room for the correction: weights get a coarser scale before it overflows."""
+
+_ALIKE = (0.9, 2.0)
+"""Scales whose ratio lies between these are shared: at most one bit of resolution goes, and a tenth of the range."""
 
 __all__ = ["QdqReport", "insert_qdq"]
 
@@ -63,15 +68,17 @@ def insert_qdq(model: onnx.ModelProto, table: CalibrationTable, placement: Place
         CalibrationError: A tensor to be quantized is not in the table.
         SpecError: A keep selector matches nothing.
     """
-    quantized = onnx.ModelProto()
-    quantized.CopyFrom(model)
-    hide_initializers(quantized)
-    index = GraphIndex(quantized)
-    keep = spec.keep.select((node_name(node), node.op_type) for node in index.nodes)
+    quantized = without_initializers(model)
+    hide_initializers(quantized, model)
+    keep = _kept(GraphIndex(quantized, model), spec)
+    if OpKind.GATE in placement.ops.values():
+        split_hardswish(quantized)
+    index = GraphIndex(quantized, model)
     points = place(index, placement, keep)
-    insertion = _Insertion(index, placement, points,
-                           {tensor: activation_grid(table, _root(points, tensor), placement, spec)
-                            for tensor in points.activations}, table, correct=spec.bias_correction)
+    insertion = _Insertion(index, placement, points, _grids(index, table, placement, points, spec), table,
+                           correct=spec.bias_correction)
+    for node, position in points.numbers:
+        insertion.number(node, position)
     for weight in points.weights:
         insertion.weight(weight)
     if placement.int32_bias:
@@ -84,9 +91,36 @@ def insert_qdq(model: onnx.ModelProto, table: CalibrationTable, placement: Place
     return quantized, QdqReport(len(points.activations), len(points.weights), absorbed, len(keep))
 
 
-def _root(points: Points, tensor: str) -> str:
-    while tensor in points.same_scale:
-        tensor = points.same_scale[tensor]
+def _kept(index: GraphIndex, spec: QuantSpec) -> set[str]:
+    keep = spec.keep.select((node_name(node), node.op_type) for node in index.nodes)
+    return keep if spec.ends else keep | end_layers(index)
+
+
+def _grids(index: GraphIndex, table: CalibrationTable, placement: Placement, points: Points,
+           spec: QuantSpec) -> dict[str, Grid]:
+    grids: dict[str, Grid] = {}
+    for tensor in points.activations:
+        if tensor in points.gates:
+            grids[tensor] = gate_grid(placement.activation_bounds)
+        elif tensor not in points.same_scale:
+            grids[tensor] = activation_grid(table, tensor, placement, spec)
+            if not placement.symmetric:
+                grids[tensor] = grids[tensor].within(*useful_range(index, tensor))
+    for tensor in points.activations:
+        if tensor not in grids:
+            grids[tensor] = grids[_root(points.same_scale, tensor)]
+    return {tensor: _joined(grids, points, tensor) for tensor in grids}
+
+
+def _joined(grids: dict[str, Grid], points: Points, tensor: str) -> Grid:
+    """Return the grid of the neighbour with which a tensor shares one, or its own where that would cost a bit."""
+    own, shared = grids[tensor], grids[_root(points.joined, tensor)]
+    return shared if _ALIKE[0] <= shared.scale / own.scale <= _ALIKE[1] else own
+
+
+def _root(parents: dict[str, str], tensor: str) -> str:
+    while tensor in parents:
+        tensor = parents[tensor]
     return tensor
 
 
@@ -130,11 +164,24 @@ class _Insertion:
         result = result or self.index.new_name(f"{tensor}_dequantized")
         for node, position in readers:
             node.input[position] = result
-        scale = self._initializer(f"{tensor}_scale", np.asarray(grid.scale, np.float32))
-        zero = self._initializer(f"{tensor}_zero_point", np.asarray(grid.zero_point, self.dtype))
+        read = self._grid(tensor, grid)
+        gate = self.points.gates.get(tensor)
+        written = read if gate is None else self._grid(f"{tensor}_lookup", to_lookup(gate, grid.bounds))
         integers = self.index.new_name(f"{tensor}_quantized")
-        self.before[source] = [_node("QuantizeLinear", [source, scale, zero], integers),
-                               _node("DequantizeLinear", [integers, scale, zero], result)]
+        self.before[source] = [_node("QuantizeLinear", [source, *written], integers),
+                               _node("DequantizeLinear", [integers, *read], result)]
+
+    def number(self, node: Any, position: int) -> None:
+        """Replace a constant of one element by DQ over the integer 1 or -1, or 0 below the zero point: exact."""
+        name = node.input[position]
+        value = self.index.constant(name)
+        assert value is not None
+        below = bool(value.item() < 0)
+        inputs = [self._initializer(f"{name}_quantized", np.full(value.shape, not below, self.dtype)),
+                  *self._grid(name, Grid(np.float32(abs(value.item())), int(below), self.placement.activation_bounds))]
+        dequantize = _node("DequantizeLinear", inputs, self.index.new_name(f"{name}_dequantized"))
+        self.before.setdefault("", []).append(dequantize)
+        node.input[position] = dequantize.output[0]
 
     def weight(self, weight: Weight) -> None:
         """Replace a constant operand by DQ over integers, and the bias too where the runtime wants it in INT32."""
@@ -187,6 +234,11 @@ class _Insertion:
             self.shared[key] = dequantize.output[0]
         return self.shared[key]
 
+    def _grid(self, tensor: str, grid: Grid) -> tuple[str, str]:
+        """Return the names of a grid's scale and zero point."""
+        return (self._initializer(f"{tensor}_scale", np.asarray(grid.scale, np.float32)),
+                self._initializer(f"{tensor}_zero_point", np.asarray(grid.zero_point, self.dtype)))
+
     def _initializer(self, wanted: str, value: Array) -> str:
         name = self.index.new_name(wanted)
         self.initializers[name] = as_tensor(name, value)
@@ -202,13 +254,7 @@ class _Insertion:
                 nodes.append(node)
                 for output in node.output:
                     nodes.extend(self.before.get(output, ()))
-        used = {name for node in nodes for name in node.input} | self.index.captured | set(self.index.outputs)
-        kept = [tensor for name, tensor in self.initializers.items() if name in used]
-        nodes = [_copy(node) for node in nodes]
-        kept = [_copy(tensor) for tensor in kept]
-        del graph.node[:], graph.initializer[:], graph.value_info[:]
-        graph.node.extend(nodes)
-        graph.initializer.extend(kept)
+        store_nodes(graph, self.index, nodes, self.initializers.values())
 
 
 def _smallest_scale(bias: Array | None, step: np.float32 | None, *, per_channel: bool) -> Array | float:
@@ -229,8 +275,3 @@ def _set_bias(node: Any, name: str) -> None:
 def _node(op_type: str, inputs: list[str], output: str) -> Any:
     return onnx.helper.make_node(op_type, inputs, [output], name=f"{output}_{op_type}")
 
-
-def _copy(message: Any) -> Any:
-    copied = type(message)()
-    copied.CopyFrom(message)
-    return copied
