@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from trtkit.graph.model import infer_shapes
 from trtkit.quant.half import BF16
 from trtkit.quant.index import GraphIndex, as_tensor
 
@@ -25,7 +26,7 @@ def emulate_bf16(model: onnx.ModelProto) -> onnx.ModelProto:
     emulated = onnx.ModelProto()
     emulated.CopyFrom(model)
     graph, index = emulated.graph, GraphIndex(emulated)
-    inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
+    inferred = infer_shapes(model).graph.value_info
     rounded = {info.name for info in inferred if info.type.tensor_type.elem_type == BF16.code}
     for tensor in graph.initializer:
         if tensor.data_type == BF16.code:
