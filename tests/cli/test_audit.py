@@ -51,7 +51,7 @@ def test_audit_repairs_and_ends_with_the_code_of_what_it_wrote(path: Path) -> No
     fixed = path.with_name("fixed.onnx")
     shown = run(path, "--target", "rtx", "--fix", "-o", fixed)
     assert "1 weights (1 with the integers they had)" in shown
-    assert "cosine with the model as it was" in shown
+    assert "Cosine with the model as it was" in shown
     assert "1 of 1 layers run in INT8" in run(fixed, "--target", "rtx")
 
 

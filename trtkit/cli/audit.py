@@ -35,8 +35,8 @@ def audit(
     With --fix the exit code is that of the repaired model.
     """
     from trtkit.files import require_folder
-    from trtkit.graph import load_model, save_model
-    from trtkit.quant.audit import audit_quantization, confirm_build, fix_quantization
+    from trtkit.graph import save_model
+    from trtkit.quant.audit import audit_quantization, confirm_build, fix_quantization, load_quantized
     from trtkit.target import get_target
 
     if fix != (output is not None):
@@ -44,7 +44,7 @@ def audit(
     chosen = get_target(target, targets)
     if output is not None:
         require_folder(output)
-    proto = load_model(model, allow_custom=True)
+    proto = load_quantized(model)
     report = audit_quantization(proto, chosen)
     if build:
         report = confirm_build(report, proto, chosen)
@@ -57,11 +57,13 @@ def audit(
         report = audit_quantization(fixed.model, chosen)
         if build:
             report = confirm_build(report, fixed.model, chosen)
-        shown["fixed"] = {"model": str(output), "cosine": fixed.cosine, "notes": list(fixed.notes),
+        shown["fixed"] = {"model": str(output), "cosine": fixed.cosine, "float_before": fixed.float_before,
+                          "float_after": fixed.float_after, "notes": list(fixed.notes),
                           "in_float": list(fixed.in_float), **_record(report)}
         if not as_json:
-            console.print(f"{escape(str(output))}: {'; '.join(fixed.notes)}; cosine with the model as it was "
-                          f"{fixed.cosine:.4f}, on noise inside the calibrated range", soft_wrap=True)
+            console.print(f"{escape(str(output))}: {'; '.join(fixed.notes)}. Cosine with the model as it was "
+                          f"{fixed.cosine:.4f}, with its float form {fixed.float_after:.4f} (before: "
+                          f"{fixed.float_before:.4f}), on noise inside the calibrated range", soft_wrap=True)
             _print(output, report)
     if as_json:
         typer.echo(json.dumps(shown, indent=2))

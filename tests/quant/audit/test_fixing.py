@@ -32,6 +32,7 @@ def test_fix_makes_what_tensorrt_wants_of_each_form(form: str, quantized: Quanti
     assert {finding.rule for finding in report.findings} <= {"narrow layers"}
     assert report.integer_layers == report.layers == 5
     assert fixed.cosine > 0.98
+    assert fixed.float_after > fixed.float_before - 1e-3
     truth = answers(onnx.load(network))
     assert cosine(truth, answers(fixed.model)) > cosine(truth, answers(before)) - 2e-4
 
@@ -140,3 +141,9 @@ def test_fix_refuses_what_it_cannot_convert(change: dict[str, np.ndarray], says:
 def test_fix_refuses_dla(conv: Make) -> None:
     with pytest.raises(SpecError, match="calibration cache"):
         fix_quantization(conv(), get_target("orin-dla"))
+
+
+def test_confirm_build_takes_a_model_of_free_sizes(conv: Make) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    model = conv(("[1,16,8,8] x", "[N,16,H,W] x"), ("[1,16,8,8] y", "[N,16,H,W] y"))
+    assert confirm_build(audit_quantization(model, RTX), model, RTX).fits

@@ -7,5 +7,6 @@
 
 from trtkit.quant.audit.auditing import AuditReport, audit_quantization, confirm_build
 from trtkit.quant.audit.fixing import Fixed, fix_quantization
+from trtkit.quant.audit.loading import load_quantized
 
-__all__ = ["AuditReport", "Fixed", "audit_quantization", "confirm_build", "fix_quantization"]
+__all__ = ["AuditReport", "Fixed", "audit_quantization", "confirm_build", "fix_quantization", "load_quantized"]

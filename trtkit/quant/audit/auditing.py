@@ -9,13 +9,15 @@ import onnx
 
 from trtkit.errors import BuildError, SpecError
 from trtkit.findings import Finding, Severity
-from trtkit.graph.model import model_bytes
+from trtkit.graph.model import model_bytes, model_inputs
+from trtkit.graph.run import random_feeds
 from trtkit.precision import Precision
 from trtkit.quant.audit.onnxruntime import ONNXRUNTIME
 from trtkit.quant.audit.refused import PACKED, TENSORRT_REFUSES
 from trtkit.quant.audit.subject import Subject, examine
 from trtkit.quant.audit.unfused import TENSORRT_SLOWS
 from trtkit.target import Target
+from trtkit.tensors import ShapeProfile
 
 __all__ = ["AuditReport", "audit_quantization", "confirm_build"]
 
@@ -60,7 +62,7 @@ def audit_quantization(model: onnx.ModelProto, target: Target) -> AuditReport:
     """Return why a model is not faster on a target than in FP32, or wrong there.
 
     Args:
-        model: Any ONNX model, whoever quantized it, such as from trtkit.graph.load_model; nodes in topological order.
+        model: Any ONNX model, whoever quantized it, from load_quantized; nodes in topological order.
         target: Where it is to run. For ONNX Runtime the model is loaded, and what it became is read back.
 
     Raises:
@@ -74,6 +76,14 @@ def audit_quantization(model: onnx.ModelProto, target: Target) -> AuditReport:
         findings.append(Finding(Severity.WARNING, (), "The model is not quantized",
                                 "Calibrate and quantize it: trtkit calibrate, then trtkit quantize", 1.0, "float"))
     return _report(subject, findings)
+
+
+def _profiles(model: onnx.ModelProto) -> tuple[ShapeProfile, ...]:
+    """Return one profile of the sizes of random feeds when sizes are dynamic, else none."""
+    if all(isinstance(size, int) for spec in model_inputs(model) for size in spec.shape):
+        return ()
+    shapes = {name: array.shape for name, array in random_feeds(model).items()}
+    return (ShapeProfile(shapes, shapes, shapes),)
 
 
 def _report(subject: Subject, findings: list[Finding]) -> AuditReport:
@@ -103,10 +113,9 @@ def confirm_build(report: AuditReport, model: onnx.ModelProto, target: Target) -
     if not target.is_tensorrt:
         raise SpecError(f"Target '{target.name}' runs {target.runtime}: there is nothing to build. "
                         "Choose a TensorRT target, such as rtx")
-    options = BuildOptions.for_target(target, Precision.INT8)
+    options = BuildOptions(flavour="tensorrt_rtx", precision=Precision.INT8, profiles=_profiles(model))
     try:
-        build_plan(model_bytes(model), replace(options, flavour="tensorrt_rtx", version="", typing="strong",
-                                               sm="", dla_core=None, precision=Precision.FP32))
+        build_plan(model_bytes(model), options)
     except BuildError as err:
         refusal = Finding(Severity.ERROR, tuple(dict.fromkeys(_NODE.findall(str(err)))), str(err),
                           "See the findings on its nodes; --fix repairs most", 1.0, "build")

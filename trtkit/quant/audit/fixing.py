@@ -8,30 +8,35 @@ the target can take stay as they are.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
 from trtkit.errors import GraphError, SpecError
-from trtkit.graph.model import infer_shapes, model_bytes
+from trtkit.graph.model import infer_shapes
 from trtkit.graph.run import run_model
 from trtkit.metrics import cosine
 from trtkit.precision import Estimator, NodeSelector, QuantSpec
 from trtkit.quant.audit.dynamic import dynamic_layers, make_float
+from trtkit.quant.audit.integers import keep_integers
 from trtkit.quant.audit.lifting import Lifted, lift, prepare
 from trtkit.quant.audit.ranges import implied_ranges, table_of
 from trtkit.quant.feeds import feeds_like
-from trtkit.quant.index import GraphIndex, as_tensor, node_name
-from trtkit.quant.placement import Placement, get_placement, place, weight_axis
+from trtkit.quant.index import GraphIndex, node_name
+from trtkit.quant.macs import WEIGHTED_OPS
+from trtkit.quant.placement import Placement, get_placement, place
 from trtkit.quant.qdq import insert_qdq
 from trtkit.ranges import CalibrationTable
 from trtkit.runtime.ort import AS_WRITTEN
 from trtkit.target import Target
+from trtkit.tensors import Array, Feeds
 
 __all__ = ["Fixed", "fix_quantization"]
 
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+logger = logging.getLogger(__name__)
+
 _CHECKS = 3
 
 
@@ -42,7 +47,11 @@ class Fixed:
     Attributes:
         model: Quantized as the target wants it.
         cosine: Smallest cosine similarity of an output with that of the model as it was, both run by ONNX Runtime as
-            they are written, on noise inside the calibrated range of the inputs.
+            they are written, on noise inside the calibrated range of the inputs. Where that model does not run, its
+            float form stands in.
+        float_before: The same between the model as it was and its float form.
+        float_after: The same between the repaired model and that float form; not below `float_before`, and the repair
+            cost no accuracy.
         notes: What was done, for people.
         in_float: Weighted layers that are in float: they were, the target wants them so, or their ranges are not in the
             model.
@@ -50,6 +59,8 @@ class Fixed:
 
     model: onnx.ModelProto
     cosine: float
+    float_before: float
+    float_after: float
     notes: tuple[str, ...]
     in_float: tuple[str, ...]
 
@@ -77,14 +88,17 @@ def fix_quantization(model: onnx.ModelProto, target: Target) -> Fixed:
     table = table_of(ranges)
     placement = get_placement(target.placement)
     keep = _kept(lifted, placement, set(ranges))
-    spec = QuantSpec(Estimator.MINMAX, bias_correction=False, keep=NodeSelector(tuple(map(_literal, sorted(keep)))))
+    spec = QuantSpec(Estimator.MINMAX, bias_correction=False, equalize=False, smoothing=0.0,
+                     keep=NodeSelector(tuple(map(_literal, sorted(keep)))))
     quantized, report = insert_qdq(infer_shapes(lifted.model), table, placement, spec)
-    exact = _keep_integers(quantized, lifted) if target.is_tensorrt else 0
+    exact = keep_integers(quantized, lifted) if target.is_tensorrt else 0
     _mark(quantized, as_written=target.is_tensorrt)
-    in_float = _float_layers(quantized)
-    notes = (f"{report.weights} weights ({exact} with the integers they had) and {report.activations} activations in "
-             f"{placement.activation.upper()}", f"{len(in_float)} weighted layers in float")
-    return Fixed(quantized, _likeness(ready, quantized, table), notes, in_float)
+    if report.weights:
+        notes = (f"{report.weights} weights ({exact} with the integers they had) and {report.activations} activations "
+                 f"in {placement.activation.upper()}",)
+    else:
+        notes = ("the model has no ranges for its activations, so this is its float form: calibrate and quantize it",)
+    return _fixed(ready, lifted.model, quantized, table, notes, _float_layers(quantized))
 
 
 def _mark(model: onnx.ModelProto, *, as_written: bool) -> None:
@@ -98,7 +112,7 @@ def _mark(model: onnx.ModelProto, *, as_written: bool) -> None:
 
 def _float_layers(quantized: onnx.ModelProto) -> tuple[str, ...]:
     index = GraphIndex(quantized)
-    return tuple(node_name(node) for node in index.nodes if node.op_type in _WEIGHTED and not all(
+    return tuple(node_name(node) for node in index.nodes if node.op_type in WEIGHTED_OPS and not all(
         name in index.producer and index.producer[name].op_type == "DequantizeLinear" for name in node.input[:2]))
 
 
@@ -110,8 +124,8 @@ def _without_dynamic_convolutions(ready: onnx.ModelProto) -> Fixed:
     names = tuple(layer.node.name for layer in layers)
     make_float(fixed, layers)
     _drop_unread(fixed)
-    return Fixed(fixed, _likeness(ready, fixed, table_of({})),
-                 (f"{len(names)} dynamic convolutions made float; dynamic MatMuls stay",), names)
+    return _fixed(ready, lift(ready).model, fixed, table_of({}),
+                  (f"{len(names)} dynamic convolutions made float; dynamic MatMuls stay",), names)
 
 
 def _drop_unread(model: onnx.ModelProto) -> None:
@@ -151,7 +165,7 @@ def _check_types(lifted: Lifted) -> None:
 def _kept(lifted: Lifted, placement: Placement, known: set[str]) -> set[str]:
     """Return the nodes to leave in float: those that were, and those whose quantization needs an unknown range."""
     index = GraphIndex(lifted.model)
-    keep = {node_name(node) for node in index.nodes if node.op_type in _WEIGHTED
+    keep = {node_name(node) for node in index.nodes if node.op_type in WEIGHTED_OPS
             and not any((node.output[0], position) in lifted.reads for position in range(2))}
     while True:
         points = place(index, placement, keep)
@@ -187,47 +201,23 @@ def _literal(name: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
-def _keep_integers(quantized: onnx.ModelProto, lifted: Lifted) -> int:
-    """Put the integers that weights had back where the target takes them, in place; return how many.
-
-    Weights of a symmetric INT8 grid, per tensor or on the right axis, lose nothing then.
-    """
-    index, source = GraphIndex(quantized), GraphIndex(lifted.model)
-    count = 0
-    for node in index.nodes:
-        step = lifted.reads.get((node.output[0], 1)) if node.output else None
-        weight = index.producer.get(node.input[1]) if len(node.input) > 1 else None
-        if node.op_type not in _WEIGHTED or step is None or weight is None or weight.op_type != "DequantizeLinear":
-            continue
-        before = index.constant(weight.input[0])
-        if before is None or not step.is_8bit or step.dtype != "int8" or not step.symmetric:
-            continue
-        assert step.scale is not None
-        axis = weight_axis(node, 1, before.ndim)
-        if step.axis is not None and (axis is None or step.axis % before.ndim != axis):
-            continue
-        if sum(reader.op_type in _WEIGHTED for reader, _ in index.readers[weight.output[0]]) > 1:
-            continue
-        scale = step.scale if axis is None else np.broadcast_to(step.scale, (before.shape[axis],))
-        made = source.producer.get(node.output[0])
-        value = None if made is None else source.constant(made.input[1])
-        if value is None or value.shape != before.shape:
-            continue
-        integers = step.quantize(value)
-        for name, array in ((weight.input[0], integers), (weight.input[1], np.asarray(scale, np.float32))):
-            index.initializers[name].CopyFrom(as_tensor(name, array))
-        count += 1
-    return count
-
-
-def _likeness(before: onnx.ModelProto, after: onnx.ModelProto, table: CalibrationTable) -> float:
-    """Return the smallest cosine of an output over a few random inputs inside the calibrated range."""
-    worst = 1.0
+def _fixed(before: onnx.ModelProto, in_float: onnx.ModelProto, after: onnx.ModelProto, table: CalibrationTable,
+           notes: tuple[str, ...], layers: tuple[str, ...]) -> Fixed:
+    """Return the result with how much alike the three models are on noise inside the calibrated range."""
+    likeness = np.ones(3)
     for seed in range(_CHECKS):
         feeds = feeds_like(table, before, seed)
-        expected = run_model(model_bytes(before), feeds, optimize=False)
-        actual = run_model(model_bytes(after), feeds, optimize=False)
-        worst = min(worst, *(float(cosine(value, actual[name])) for name, value in expected.items()))
-    return worst
+        truth, now, then = run_model(in_float, feeds), run_model(after, feeds, optimize=False), _answers(before, feeds)
+        for name in truth:
+            pairs = ((then or truth, now), (then or truth, truth), (truth, now))
+            likeness = np.minimum(likeness, [float(cosine(one[name], other[name])) for one, other in pairs])
+    cosine_before, float_before, float_after = map(float, likeness)
+    return Fixed(after, cosine_before, float_before, float_after, notes, layers)
 
 
+def _answers(model: onnx.ModelProto, feeds: Feeds) -> dict[str, Array] | None:
+    try:
+        return run_model(model, feeds, optimize=False)
+    except GraphError as err:
+        logger.info("The model as it was does not run, its float form stands in: %s", err)
+        return None

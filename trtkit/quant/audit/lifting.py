@@ -16,7 +16,7 @@ import onnx
 
 from trtkit.errors import GraphError
 from trtkit.graph import infer_shapes, upgrade_opset
-from trtkit.graph.opset import constants_to_initializers, model_opset
+from trtkit.graph.opset import constants_to_initializers
 from trtkit.quant.audit.dynamic import dynamic_layers, make_float
 from trtkit.quant.audit.qoperators import QOPERATORS, QOperator, operands
 from trtkit.quant.audit.step import Step, make_step, node_step
@@ -79,12 +79,9 @@ def lift(model: onnx.ModelProto) -> Lifted:
     Raises:
         GraphError: It holds an integer operator that is not known, or its shapes cannot be inferred.
     """
-    if model_opset(model) < _PER_AXIS_OPSET:
-        model = upgrade_opset(model, _PER_AXIS_OPSET)
-    else:
-        copied = onnx.ModelProto()
-        copied.CopyFrom(model)
-        model = copied
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    model = copied
     layers = dynamic_layers(GraphIndex(model))
     names = {layer.node.name for layer in layers}
     make_float(model, layers)
@@ -273,7 +270,7 @@ class _Lifting:
         del graph.node[:], graph.initializer[:], graph.value_info[:]
         graph.node.extend(reversed(kept))
         graph.initializer.extend(tensors)
-        self.lifted.model = infer_shapes(self.model)
+        self.lifted.model = infer_shapes(upgrade_opset(self.model, _PER_AXIS_OPSET))
 
     def _restore_relu6(self) -> None:
         """Make Clips of the Relus when they were ReLU6: then no grid ends above 6 and the widest one there.
