@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from trtkit.graph.opset import upgrade_opset
     from trtkit.graph.passes.embed import embed_preprocess
     from trtkit.graph.presets import preset
+    from trtkit.graph.readiness import made_ready, why_not_ready
     from trtkit.graph.registry import PASSES, parse_pass
     from trtkit.graph.rewriting import Rewritten, rewrite
     from trtkit.graph.rule import Pass, PassResult
@@ -30,6 +31,7 @@ __all__ = [
     "fingerprint",
     "infer_shapes",
     "load_model",
+    "made_ready",
     "model_bytes",
     "model_inputs",
     "model_outputs",
@@ -40,6 +42,7 @@ __all__ = [
     "run_model",
     "save_model",
     "upgrade_opset",
+    "why_not_ready",
 ]
 
 _HOMES = {
@@ -51,6 +54,7 @@ _HOMES = {
     "fingerprint": "content_hash",
     "infer_shapes": "shapes",
     "load_model": "model",
+    "made_ready": "readiness",
     "model_bytes": "model",
     "model_inputs": "model",
     "model_outputs": "model",
@@ -61,6 +65,7 @@ _HOMES = {
     "run_model": "run",
     "save_model": "model",
     "upgrade_opset": "opset",
+    "why_not_ready": "readiness",
 }
 
 __getattr__ = lazy_names(__name__, _HOMES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trtkit.target import Target
 
-__all__ = ["preset"]
+__all__ = ["COMMON", "preset"]
 
 _CLEAN = ("fold-constants", "remove-identities", "remove-dropout", "remove-empty-masks", "unflatten-transposes",
           "remove-noops")
@@ -12,6 +12,9 @@ _FOLD = ("fold-batchnorm", "fold-pad")
 _FUSE = ("fuse-layernorm", "fuse-gelu", "fuse-hardswish", "fuse-silu", "fuse-global-pool", "merge-attention-scale")
 _SPLIT = {"fuse-layernorm": "split-layernorm"}
 """What takes a pass's place where the runtime has no such layer."""
+
+COMMON = ("raise-opset:17", *_CLEAN, *_FOLD, *_FUSE, "fold-affine", "merge-initializers")
+"""Passes that suit every runtime, for what is not said to be for one."""
 
 
 def preset(target: Target) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import onnx
 from trtkit.errors import AccuracyError, CalibrationError
 from trtkit.graph.model import infer_shapes, model_bytes, upgrade_opset
 from trtkit.graph.opset import model_opset
-from trtkit.graph.presets import preset
+from trtkit.graph.presets import COMMON, preset
 from trtkit.graph.readiness import made_ready
 from trtkit.graph.run import run_model
 from trtkit.metrics import cosine, sqnr_db
@@ -95,7 +95,8 @@ def lower(model: onnx.ModelProto, target: Target, precision: Precision, *, table
     if precision.calibrated and table is None:
         raise CalibrationError(f"{precision.value} for target '{target.name}' needs a calibration table. "
                                "Run: trtkit calibrate MODEL --data DIR -o TABLE")
-    model = infer_shapes(upgrade_opset(made_ready(model, preset(target)), _SMALLEST_OPSET))
+    passes = tuple(name for name in preset(target) if name in COMMON)  # none that changes the types of inputs
+    model = infer_shapes(upgrade_opset(made_ready(model, passes), _SMALLEST_OPSET))
     scaled: tuple[str, ...] = ()
     if precision.calibrated and table is not None:
         model, table, scaled = _rescale(model, table, spec)
