@@ -97,8 +97,10 @@ class NodeSelector:
 class Rounding(str, Enum):
     """How a weight goes to its integer grid.
 
-    NEAREST: round half to even. ADAPTIVE: up or down, whichever keeps the layer's output (AdaRound-style); for INT4
-    the scales and zero points of the blocks are chosen for the least error.
+    NEAREST: round half to even. ADAPTIVE, for INT4: the scales and zero points of the blocks are chosen for the least
+    error. INT8 weights, with a scale a channel and corrected biases, go to the nearest value: rounding that keeps the
+    sum of each kernel (Guo et al., SQuant, 2022, arXiv:2202.07471) gained 0.7 dB on EfficientNet-Lite0, no agreement,
+    and nothing on a text recognizer.
     """
 
     NEAREST = "nearest"
@@ -116,7 +118,7 @@ class QuantSpec:
         equalize: Even out the channel ranges of consecutive convolutions before quantizing (cross-layer equalization).
         smoothing: Share of a MatMul's activation outliers that moves into its weights, 0 to 1 (SmoothQuant's alpha);
             0 moves none.
-        rounding: How weights go to their grid.
+        rounding: INT4: how weights go to their grid.
         block: INT4: weights that share a scale; 16, 32, 64 or 128.
         ends: Quantize the first and the last weighted layer as well.
         keep: Nodes that stay in floating point.
