@@ -87,3 +87,12 @@ def test_cache_of_another_model_is_refused(net: onnx.ModelProto) -> None:
 def test_bare_ranges_survive_the_table_file(net: onnx.ModelProto) -> None:
     converted, _ = table_from_cache(net, format_cache({"x": 0.5}, "8.5.2"))
     assert CalibrationTable.from_bytes(converted.to_bytes()) == converted
+
+
+@pytest.mark.parametrize("precision", [Precision.FP8, Precision.INT8_FP16, Precision.FP16], ids=lambda each: each.value)
+def test_bare_ranges_serve_every_precision_that_reads_ranges(net: onnx.ModelProto, precision: Precision) -> None:
+    names = ("x", "r", "p", "b", "f", "y")
+    usual, _ = table_from_cache(net, format_cache(dict.fromkeys(names, 0.1), "10.3"))
+    huge, _ = table_from_cache(net, format_cache(dict.fromkeys(names, 1e4), "10.3"))  # 1.27e6, beyond FP16
+    thor = get_target("jetson-thor")
+    assert lower(net, thor, precision, table=usual).notes != lower(net, thor, precision, table=huge).notes

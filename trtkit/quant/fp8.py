@@ -106,7 +106,7 @@ class _Insertion:
 
     def _activation(self, name: str, made: list[Any]) -> str:
         histogram = self.table.tensors.get(name)
-        if histogram is None or histogram.total == 0:
+        if histogram is None or not histogram.has_range:
             raise CalibrationError(f"The calibration table has no values for tensor '{name}', which is to be "
                                    "quantized. Calibrate this very model: trtkit calibrate MODEL --data DIR -o TABLE")
         scale = self._store(f"{name}_scale", as_tensor("", _scale(np.asarray(histogram.amax, np.float32))))

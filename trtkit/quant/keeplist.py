@@ -106,7 +106,7 @@ def _values(index: GraphIndex, node: Any, floats: list[str], half: HalfFormat, t
         histogram = table.tensors.get(name) if table is not None else None
         if constant is not None and name not in exact:
             why = _misfit(constant, half)
-        elif histogram is not None and histogram.total:
+        elif histogram is not None and histogram.has_range:
             why = _out_of_range(histogram, half, divisor=name == divisor)
         else:
             continue
