@@ -81,3 +81,9 @@ def test_dead_channels_and_tensors_have_positive_scales(make: Make, table: Table
 def test_tensor_without_values_is_refused(network: onnx.ModelProto) -> None:
     with pytest.raises(CalibrationError, match="no values for tensor 'x', which is to be quantized"):
         insert_fp8(network, CalibrationTable({}, 0, "", "", ""))
+
+
+def test_small_weights_stay_when_asked(network: onnx.ModelProto, table: Table, feeds: MakeFeeds) -> None:
+    _, notes = insert_fp8(network, table(network, feeds(network)), smallest=4000)
+    assert notes[0] == "1 weights and 1 activations in FP8"
+    assert notes[-1] == "not in FP8, fewer than 4000 weights: MatMul_7, Gemm_8"

@@ -32,13 +32,14 @@ _LARGEST_KERNEL = 32
 _NOTHING = NodeSelector()
 
 
-def insert_fp8(model: onnx.ModelProto, table: CalibrationTable, *,
+def insert_fp8(model: onnx.ModelProto, table: CalibrationTable, *, smallest: int = 0,
                keep: NodeSelector = _NOTHING) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Return a copy with FP8 Q/DQ, still float32 otherwise, and notes on what was left and why.
 
     Args:
         model: FP32, opset 19 or later, weights as initializers.
         table: Calibrated on this very model.
+        smallest: Weights of fewer elements stay.
         keep: Nodes that are not quantized.
 
     Raises:
@@ -54,7 +55,7 @@ def insert_fp8(model: onnx.ModelProto, table: CalibrationTable, *,
     left: dict[str, list[str]] = {}
     for node in index.nodes:
         if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-            reason = "asked for" if node_name(node) in kept else _unfit(index, node)
+            reason = "asked for" if node_name(node) in kept else _unfit(index, node, smallest)
             if reason:
                 left.setdefault(reason, []).append(node_name(node))
             else:
@@ -64,7 +65,7 @@ def insert_fp8(model: onnx.ModelProto, table: CalibrationTable, *,
                   *(f"not in FP8, {reason}: {', '.join(names)}" for reason, names in left.items()))
 
 
-def _unfit(index: GraphIndex, node: Any) -> str:
+def _unfit(index: GraphIndex, node: Any, smallest: int) -> str:
     weight = index.initializers.get(node.input[1])
     if weight is None or node.input[0] in index.initializers:
         return "a product of two activations or constants"
@@ -78,6 +79,8 @@ def _unfit(index: GraphIndex, node: Any) -> str:
         return f"a kernel of more than {_LARGEST_KERNEL} elements"
     if node.op_type in ("MatMul", "Gemm") and len(weight.dims) != 2:
         return "a weight that is no matrix"
+    if int(np.prod(weight.dims)) < smallest:
+        return f"fewer than {smallest} weights"
     return ""
 
 

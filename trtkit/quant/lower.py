@@ -26,7 +26,7 @@ from trtkit.quant.half import BF16, FP16
 from trtkit.quant.index import GraphIndex
 from trtkit.quant.int4 import BLOCK_OPSET, insert_int4
 from trtkit.quant.keeplist import fp32_nodes, keep_notes
-from trtkit.quant.mixed import SCALE_OPSET, keep_small, type_quantized
+from trtkit.quant.mixed import SCALE_OPSET, SMALLEST_WEIGHT, keep_small, type_quantized
 from trtkit.quant.nbits import to_matmul_nbits
 from trtkit.quant.placement import get_placement
 from trtkit.quant.qdq import insert_qdq
@@ -146,6 +146,11 @@ class _Request:
         return self.model if model_opset(self.model) >= opset else infer_shapes(upgrade_opset(self.model, opset))
 
     @property
+    def on_rtx(self) -> bool:
+        """Whether TensorRT-RTX runs it."""
+        return self.target.runtime == "tensorrt_rtx"
+
+    @property
     def calibration(self) -> CalibrationTable:
         """The table; `lower` has seen to it that calibrated precisions have one."""
         assert self.table is not None
@@ -179,13 +184,20 @@ def _int8(request: _Request) -> _Typed:
 
 def _int8_fp16(request: _Request) -> _Typed:
     newer = request.at_opset(SCALE_OPSET)
-    return _half_around(newer, *_int8(replace(request, model=newer, spec=_worth_it(request, newer))), request.table)
+    request = replace(request, model=newer)
+    if not request.on_rtx:
+        return _half_around(newer, *_int8(request), request.table)
+    quantized, notes = _int8(replace(request, spec=replace(request.spec, keep=keep_small(newer, request.spec.keep))))
+    notes += (f"depthwise layers and those of fewer than {SMALLEST_WEIGHT} weights in FP16, which TensorRT-RTX runs "
+              "as well",)
+    return _half_around(newer, quantized, notes, request.table)
 
 
 def _fp8(request: _Request) -> _Typed:
     newer = request.at_opset(SCALE_OPSET)
-    keep = _worth_it(request, newer).keep
-    return _half_around(newer, *insert_fp8(newer, request.calibration, keep=keep), request.table)
+    quantized = insert_fp8(newer, request.calibration, smallest=SMALLEST_WEIGHT if request.on_rtx else 0,
+                           keep=request.spec.keep)
+    return _half_around(newer, *quantized, request.table)
 
 
 def _int8_dynamic(request: _Request) -> _Typed:
@@ -200,13 +212,6 @@ def _int4(request: _Request) -> _Typed:
     spec = request.spec
     quantized = insert_int4(newer, block=spec.block, rounding=spec.rounding, keep=spec.keep)
     return _half_around(newer, *quantized, request.table)
-
-
-def _worth_it(request: _Request, model: onnx.ModelProto) -> QuantSpec:
-    """Return the spec, which on TensorRT-RTX keeps the layers that FP16 serves as well."""
-    if request.target.runtime != "tensorrt_rtx":
-        return request.spec
-    return replace(request.spec, keep=keep_small(model, request.spec.keep))
 
 
 def _half_around(model: onnx.ModelProto, quantized: onnx.ModelProto, notes: tuple[str, ...],

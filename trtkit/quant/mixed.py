@@ -24,7 +24,7 @@ from trtkit.quant.placement import is_depthwise
 from trtkit.quant.typed import type_graph
 from trtkit.tensors import Array
 
-__all__ = ["SCALE_OPSET", "half_scale", "keep_small", "type_quantized"]
+__all__ = ["SCALE_OPSET", "SMALLEST_WEIGHT", "half_scale", "keep_small", "type_quantized"]
 
 SCALE_OPSET = 19
 """First ONNX opset in which scales may be float16."""
@@ -34,7 +34,7 @@ _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _SMALLEST_SCALE = 2.0**-20
 """float16 steps are 2**-24 here: rounding up costs at most 1/16."""
 
-_SMALLEST_WEIGHT = 1 << 16
+SMALLEST_WEIGHT = 1 << 16
 """Elements below which a layer stays FP16 on TensorRT-RTX 1.7. It scales and rounds around each quantized layer in
 generated kernels, 130 kB of the engine each, which read and write the activations once more; and it stores depthwise
 weights in INT8 as dense groups of 32 channels. Engine of EfficientNet-Lite0: FP16 9.7 MB, all layers quantized 17.6,
@@ -52,7 +52,7 @@ def keep_small(model: onnx.ModelProto, keep: NodeSelector) -> NodeSelector:
     small = []
     for node in index.nodes:
         weight = index.initializers.get(node.input[1]) if node.op_type in _WEIGHTED else None
-        if weight is not None and (int(np.prod(weight.dims)) < _SMALLEST_WEIGHT or is_depthwise(index, node)):
+        if weight is not None and (int(np.prod(weight.dims)) < SMALLEST_WEIGHT or is_depthwise(index, node)):
             small.append(glob.escape(node_name(node)))
     return replace(keep, names=(*keep.names, *small))
 
