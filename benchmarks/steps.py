@@ -101,12 +101,12 @@ def estimator_seconds(table: CalibrationTable) -> dict[str, float]:
     return seconds
 
 
-def measure(names: list[str], steps: list[str], places: zoo.Places) -> list[dict[str, Any]]:
+def measure(names: list[str], targets: list[str], steps: list[str], places: zoo.Places) -> list[dict[str, Any]]:
     """Return one row a model, target and step."""
     rows = []
     for name in names:
         model = zoo.get_model(name, places)
-        for target in TARGETS:
+        for target in targets:
             proto = model.rewritten(target)
             table = calibrate(proto, model.calibration)
             expected = outputs(model, proto.SerializeToString())
@@ -124,10 +124,11 @@ def report(rows: list[dict[str, Any]]) -> None:
     for name in dict.fromkeys(row["model"] for row in rows):
         mine = [row for row in rows if row["model"] == name]
         for target, kind in TARGETS.items():
-            print(f"{name}, {kind}\n  {'':22}{'metric':>9}{'agreement':>11}{'output SQNR, dB':>17}")
-            for row in mine:
-                if row.get("target") == target:
-                    print(f"  {row['step']:22}{row['metric']:9.4f}{row['agreement']:11.4f}{row['sqnr_db']:17.2f}")
+            scored = [row for row in mine if row.get("target") == target]
+            if scored:
+                print(f"{name}, {kind}\n  {'':22}{'metric':>9}{'agreement':>11}{'output SQNR, dB':>17}")
+            for row in scored:
+                print(f"  {row['step']:22}{row['metric']:9.4f}{row['agreement']:11.4f}{row['sqnr_db']:17.2f}")
         for row in mine:
             for choice, value in row.get("weights_sqnr_db", {}).items():
                 print(f"  weights, {choice:27}{value:27.2f}")
@@ -137,6 +138,7 @@ def main() -> None:
     """Read the arguments, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=SCORED, default=list(SCORED))
+    parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS))
     parser.add_argument("--steps", nargs="+", choices=list(STEPS), default=list(STEPS))
     parser.add_argument("--estimators", type=Path, help="only time the estimators on this calibration table")
     parser.add_argument("--json", type=Path, help="also write the rows here")
@@ -148,7 +150,7 @@ def main() -> None:
         print("\n".join(f"{name:12}{value:8.2f} s" for name, value in seconds.items()))
         print(f"{'together':12}{sum(seconds.values()):8.2f} s")
     else:
-        rows = measure(options.models, options.steps, zoo.places_of(options))
+        rows = measure(options.models, options.targets, options.steps, zoo.places_of(options))
         report(rows)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
