@@ -46,6 +46,19 @@ def test_range_goes_over_what_moves_values_and_into_a_concat(make: Make) -> None
     assert "x" not in found
 
 
+@pytest.mark.parametrize(("activation", "zero", "expected"), [
+    ("Relu", np.uint8(0), (-12.7, 25.5 + 12.7)), ("Identity", np.uint8(55), (-5.5 - 12.7, 20 + 12.7)),
+], ids=["relu", "linear"])
+def test_range_of_a_branch_is_what_can_matter_to_the_saturated_sum(activation: str, zero: np.generic,
+                                                                   expected: tuple[float, float], make: Make) -> None:
+    model = make(f"""g (float[1,4] x) => (float[1,4] y) {{
+        xq = QuantizeLinear(x, s, z) xd = DequantizeLinear(xq, s, z)
+        n = Neg(x) a = Add(n, xd) r = {activation}(a)
+        q = QuantizeLinear(r, s, zr) d = DequantizeLinear(q, s, zr) y = Neg(d) }}""",
+                 s=np.float32(0.1), z=np.int8(0), zr=zero)
+    assert ranges(model)["n"] == pytest.approx(expected)
+
+
 def test_range_of_bounded_operators_needs_no_grid(make: Make) -> None:
     model = make("g (float[1,4] x) => (float[1,4] y) { c = Clip(x, low, high) t = Tanh(c) y = Neg(t) }",
                  low=np.float32(0), high=np.float32(6))

@@ -37,7 +37,7 @@ __all__ = ["Fixed", "fix_quantization"]
 
 logger = logging.getLogger(__name__)
 
-_CHECKS = 3
+_CHECKS = 2
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ class Kernels:
 
     Attributes:
         op_types: Node name as the model has it -> kernel that it became; nodes that were fused away are absent.
-        boundary: Names of the Q and DQ nodes that run as kernels of their own, those at inputs and outputs aside.
+        boundary: Names of the model's Q and DQ nodes that run as kernels of their own, those at inputs and outputs
+            aside.
         refusal: ONNX Runtime's words when it does not load the model; "" otherwise.
     """
 
@@ -69,9 +70,11 @@ def read_kernels(model: onnx.ModelProto, arch: str = "") -> Kernels:
         graph = onnx.load(path).graph
     ends = {info.name for info in (*graph.input, *graph.output)}
     constants = {tensor.name for tensor in graph.initializer}
+    known = {node.name for node in model.graph.node}
     boundary = (_plain(node.name) for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")
                 and not ends & {node.input[0], node.output[0]} and node.input[0] not in constants)
-    return Kernels({_plain(node.name): node.op_type for node in graph.node}, tuple(dict.fromkeys(boundary)))
+    return Kernels({_plain(node.name): node.op_type for node in graph.node},
+                   tuple(name for name in dict.fromkeys(boundary) if name in known))
 
 
 def _unsigned(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -2,7 +2,7 @@
 
 A UINT8 grid covers [-z s, (255 - z) s], a symmetric INT8 grid [-127 s, 127 s]. Behind a Relu the lower end is 0,
 whatever the grid; a Clip, a Sigmoid and their like bound their outputs themselves. What only moves values has the range
-of what it moves.
+of what it moves, and a saturated sum bounds its branches.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def implied_ranges(lifted: Lifted) -> dict[str, Range]:
     _bound(index, ranges)
     _move(index, ranges)
     _share(index, ranges)
+    _split_sums(index, ranges)
     for name, (low, high) in ranges.items():
         producer = index.producer.get(name)
         if low < 0 and producer is not None and (
@@ -91,6 +92,23 @@ def _share(index: GraphIndex, ranges: dict[str, Range]) -> None:
             names = [name for name in (*node.input, *node.output) if name in ranges]
             for name in names:
                 ranges[name] = _union(ranges[each] for each in names)
+
+
+def _split_sums(index: GraphIndex, ranges: dict[str, Range]) -> None:
+    """Give the branch of an Add whose range is unknown all values that can matter.
+
+    With the sum saturated to [l, h] behind the Add, and the other branch in [a, b], what lies beyond [l - b, h - a]
+    changes nothing. TensorRT leaves this branch in float; ONNX Runtime's integer kernels need its range.
+    """
+    for node in reversed(index.nodes):
+        if node.op_type != "Add":
+            continue
+        activation = index.activation_after(node, ("Relu", "Clip"))
+        output = node.output[0] if activation is None else activation.output[0]
+        for name, other in (tuple(node.input), tuple(node.input)[::-1]):
+            if name not in ranges and other in ranges and output in ranges and index.only_reader(name) is not None:
+                low, high = ranges[other]
+                ranges[name] = (ranges[output][0] - high, ranges[output][1] - low)
 
 
 def table_of(ranges: dict[str, Range]) -> CalibrationTable:
