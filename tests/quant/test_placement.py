@@ -12,7 +12,15 @@ from trtkit.errors import SpecError
 from trtkit.graph import run_model
 from trtkit.precision import NodeSelector, QuantSpec
 from trtkit.quant.index import GraphIndex
-from trtkit.quant.placement import PLACEMENTS, Points, get_placement, is_depthwise, place, row_bias
+from trtkit.quant.placement import (
+    PLACEMENTS,
+    Points,
+    end_layers,
+    get_placement,
+    is_depthwise,
+    place,
+    row_bias,
+)
 from trtkit.quant.qdq import insert_qdq
 from trtkit.ranges import CalibrationTable
 
@@ -256,3 +264,118 @@ def test_kept_node_selects_nameless_nodes_one_by_one(residual: onnx.ModelProto,
         node.name = ""
     _, report = insert_qdq(residual, counted, TRT, QuantSpec(keep=NodeSelector(op_types=("Gemm",))))
     assert (report.weights, report.kept) == (2, 1)
+
+
+def between(text: str, **weights: object) -> str:
+    """Return a graph in which `text` turns the integer tensor `a` into `s`, which a convolution reads."""
+    return f"g (float[1,4,6,6] x) => (float[A,B,C,D] y) {{ a = Conv(x, w1)\n {text}\n y = Conv(s, w1) }}"
+
+
+@pytest.mark.parametrize(("text", "kernels"), [
+    pytest.param("s = HardSwish(a)", ["QLinearLeakyRelu", "QLinearMul"], id="hardswish"),
+    pytest.param("g = Sigmoid(a)\n s = Mul(g, a)", ["QLinearMul", "QLinearSigmoid"], id="silu"),
+    pytest.param("s = LeakyRelu<alpha=0.1>(a)", ["QLinearLeakyRelu"], id="leaky"),
+    pytest.param("h = HardSwish(a)\n s = Add(h, number)", ["QLinearLeakyRelu", "QLinearMul"], id="hardswish-shift"),
+    pytest.param("b = Conv(a, w1)\n t = Add(a, b)\n s = Add(t, number)", ["QLinearAdd", "QLinearAdd", "QLinearConv"],
+                 id="number"),
+    pytest.param("b = Conv(a, w1)\n t = Mul(a, b)\n s = Mul(minus, t)", ["QLinearConv", "QLinearMul", "QLinearMul"],
+                 id="negative-number"),
+    pytest.param("s = Resize(a, , scales)", ["Resize"], id="resize-nearest"),
+    pytest.param("b, s = Split<axis=0>(a)\n z = Neg(b)", ["Split"], id="split"),
+    pytest.param("b = Concat<axis=1>(a, a)\n s = Slice(b, two, six4, one)", ["QLinearConcat", "Slice"], id="slice"),
+    pytest.param("b = DepthToSpace<blocksize=2>(a)\n s = Tile(b, repeats)", ["DepthToSpace", "Tile"], id="tile"),
+])
+def test_onnxruntime_computes_glue_in_integers(
+        make: Make, table: Callable[..., CalibrationTable], feeds: Callable[..., list[dict[str, np.ndarray]]],
+        chosen: Callable[..., list[str]], text: str, kernels: list[str]) -> None:
+    batch = "2" if "Split" in text else "1"
+    model = make(between(text).replace("float[1,4,6,6]", f"float[{batch},4,6,6]"), number=np.array([-0.7]),
+                 w1=np.eye(4).reshape(4, 4, 1, 1) + conv(4, 4) / 8, minus=np.array([-1.5]), one=np.array([1]),
+                 scales=np.array([1.0, 1, 2, 2]).astype(np.float32), two=np.array([2]), six4=np.array([6]),
+                 repeats=np.array([1, 4, 1, 1]))
+    data = feeds(model, scale=2.0, count=12)
+    quantized, _ = insert_qdq(model, table(model, data), U8, QuantSpec())
+    operators = chosen(quantized)
+    assert sorted([*kernels, "QLinearConv", "QLinearConv"]) == sorted(
+        op for op in operators if op.startswith("QLinear") or op in kernels)
+    assert not {"Conv", "Add", "Mul", "HardSigmoid", "Sigmoid", "LeakyRelu"} & set(operators)
+    expected, actual = run_model(model, data[0])["y"], run_model(quantized, data[0])["y"]
+    assert np.abs(actual - expected).max() < 0.06 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("text", "floats"), [
+    pytest.param("p = GlobalAveragePool(a)\n c = Conv(p, w1)\n g = HardSigmoid(c)\n s = Mul(a, g)",
+                 {"HardSigmoid", "Mul"}, id="squeeze-and-excitation"),
+    pytest.param("g = Sigmoid(a)\n s = Neg(g)", {"Sigmoid"}, id="sigmoid"),
+    pytest.param("g = Sigmoid(a)\n t = Mul(g, a)\n n = Neg(g)\n s = Add(t, n)", {"Sigmoid", "Mul"},
+                 id="gate-read-twice"),
+    pytest.param("s = Resize<mode=\"linear\">(a, , scales)", {"Resize"}, id="resize-linear"),
+    pytest.param("b = Conv(a, w1)\n t = Add(a, b)\n s = Add(t, vector)", {"Add"}, id="vector"),
+    pytest.param("n = Neg(a)\n s = Softmax<axis=1>(n)", {"Softmax"}, id="softmax"),
+    pytest.param("s = Gelu(a)", {"Gelu"}, id="gelu"),
+])
+def test_onnxruntime_leaves_other_glue_in_float(
+        make: Make, table: Callable[..., CalibrationTable], feeds: Callable[..., list[dict[str, np.ndarray]]],
+        chosen: Callable[..., list[str]], text: str, floats: set[str]) -> None:
+    model = make(between(text), opset=20, w1=np.eye(4).reshape(4, 4, 1, 1) + conv(4, 4) / 8,
+                 scales=np.array([1.0, 1, 2, 2]).astype(np.float32), vector=np.arange(1, 5.0).reshape(1, 4, 1, 1))
+    data = feeds(model, scale=2.0)
+    quantized, _ = insert_qdq(model, table(model, data), U8, QuantSpec())
+    assert floats <= set(chosen(quantized))
+    expected, actual = run_model(model, data[0])["y"], run_model(quantized, data[0])["y"]
+    assert np.abs(actual - expected).max() < 0.06 * np.abs(expected).max()
+
+
+def test_hardswish_of_a_kept_node_stays_in_float(make: Make, table: Callable[..., CalibrationTable],
+                                                 feeds: Callable[..., list[dict[str, np.ndarray]]],
+                                                 chosen: Callable[..., list[str]]) -> None:
+    model = make(between("s = HardSwish(a)"), w1=conv(4, 4))
+    spec = QuantSpec(keep=NodeSelector(op_types=("HardSwish",)))
+    quantized, report = insert_qdq(model, table(model, feeds(model)), U8, spec)
+    assert report.kept == 1
+    assert "QLinearMul" not in chosen(quantized)
+
+
+def test_first_and_last_layers_stay_in_float_by_option(residual: onnx.ModelProto,
+                                                       table: Callable[..., CalibrationTable],
+                                                       feeds: Callable[..., list[dict[str, np.ndarray]]]) -> None:
+    assert end_layers(GraphIndex(residual)) == {"Conv_0", "Gemm_7"}
+    counted = table(residual, feeds(residual))
+    for placement in (TRT, U8):
+        weights = [insert_qdq(residual, counted, placement, QuantSpec(ends=ends))[1].weights for ends in (True, False)]
+        assert weights == [3, 1]
+
+
+def test_there_are_no_ends_without_layers(make: Make) -> None:
+    assert end_layers(GraphIndex(make("g (float[2] x) => (float[2] y) { y = Relu(x) }"))) == set()
+
+
+def scale_of(model: onnx.ModelProto, tensor: str) -> float:
+    (scale,) = (t for t in model.graph.initializer if t.name == f"{tensor}_scale")
+    return float(onnx.numpy_helper.to_array(scale))
+
+
+@pytest.mark.parametrize(("gain", "shared"), [pytest.param(0.8, True, id="alike"),
+                                              pytest.param(0.1, False, id="unlike")])
+def test_inputs_of_a_concat_share_its_scale_on_tensorrt_where_they_are_alike(
+        make: Make, table: Callable[..., CalibrationTable], feeds: Callable[..., list[dict[str, np.ndarray]]],
+        gain: float, shared: bool) -> None:
+    model = make("""g (float[1,4,6,6] x) => (float[1,4,6,6] y, float[1,4,6,6] z) {
+        a = Neg(x)\n b = Mul(x, gain)\n z = Conv(b, w)\n c = Concat<axis=1>(a, b)\n y = Conv(c, v) }""", gain=gain,
+                 w=conv(4, 4), v=conv(8, 4))
+    data = feeds(model)
+    quantized, _ = insert_qdq(model, table(model, data), TRT, QuantSpec())
+    assert (scale_of(quantized, "b") == scale_of(quantized, "c")) is shared
+    for name, value in run_model(model, data[0]).items():
+        error = run_model(quantized, data[0], optimize=False)[name] - value
+        assert np.abs(error).max() < 0.03 * np.abs(value).max()
+
+
+def test_pooling_shares_the_scale_of_its_input_on_tensorrt(make: Make, table: Callable[..., CalibrationTable],
+                                                           feeds: Callable[..., list[dict[str, np.ndarray]]]) -> None:
+    text = """g (float[1,4,6,6] x) => (float[1,4,6,6] y, float[A,B,C,D] z) {{
+        y = Conv(x, w)\n p = {}<kernel_shape=[2,2],strides=[2,2]>(x)\n z = Conv(p, w) }}"""
+    for pool, shared in (("MaxPool", True), ("AveragePool", False)):
+        model = make(text.format(pool), w=conv(4, 4))
+        quantized, _ = insert_qdq(model, table(model, feeds(model)), TRT, QuantSpec())
+        assert (scale_of(quantized, "p") == scale_of(quantized, "x")) is shared

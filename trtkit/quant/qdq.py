@@ -17,6 +17,7 @@ import onnx
 
 from trtkit.graph.shapes import without_initializers
 from trtkit.precision import QuantSpec
+from trtkit.quant.amx import choose_matrix_products
 from trtkit.quant.gates import gate_grid, split_hardswish, to_lookup, useful_range
 from trtkit.quant.index import GraphIndex, as_tensor, hide_initializers, node_name, store_nodes
 from trtkit.quant.padding import pad_narrow_inputs
@@ -25,6 +26,7 @@ from trtkit.quant.scales.bias import output_shift
 from trtkit.quant.scales.grids import Grid, activation_grid
 from trtkit.quant.scales.weights import quantize_weight
 from trtkit.quant.shield import endangered_bias, exact_steps
+from trtkit.quant.shift import shifted_grids
 from trtkit.ranges import CalibrationTable
 from trtkit.tensors import Array
 
@@ -78,7 +80,8 @@ def insert_qdq(model: onnx.ModelProto, table: CalibrationTable, placement: Place
     insertion = _Insertion(index, placement, points, _grids(index, table, placement, points, spec), table,
                            correct=spec.bias_correction)
     for node, position in points.numbers:
-        insertion.number(node, position)
+        if not insertion.shift(node, position):
+            insertion.number(node, position)
     for weight in points.weights:
         insertion.weight(weight)
     if placement.int32_bias:
@@ -88,6 +91,8 @@ def insert_qdq(model: onnx.ModelProto, table: CalibrationTable, placement: Place
         insertion.activation(tensor)
     insertion.write(quantized.graph)
     pad_narrow_inputs(quantized, placement.narrowest_input)
+    if placement.matrix_products:
+        choose_matrix_products(quantized)
     return quantized, QdqReport(len(points.activations), len(points.weights), absorbed, len(keep))
 
 
@@ -134,12 +139,14 @@ class _Insertion:
         self.sources = {weight.node.output[0]: weight.node.input[0] for weight in points.weights}
         self.initializers: dict[str, Any] = dict(index.initializers)
         self.dropped: set[int] = set()
+        self.written: dict[str, Grid] = {}
         self.before: dict[str, list[Any]] = {}
         self.shared: dict[tuple[str, int | None, bytes], str] = {}
         self.dtype = np.dtype(placement.activation)
 
     def absorb(self) -> int:
         """Drop the Relu and Clip nodes whose bounds the saturation of their output's Q keeps anyway."""
+        before = len(self.dropped)
         for tensor, activation in self.points.absorbed.items():
             low, high = self.grids[tensor].range
             bounds = self.index.clip_bounds(activation)
@@ -149,7 +156,7 @@ class _Insertion:
                 producer.output[0] = tensor
                 self.index.producer[tensor] = producer
                 self.dropped.add(id(activation))
-        return len(self.dropped)
+        return len(self.dropped) - before
 
     def activation(self, tensor: str) -> None:
         """Put Q and DQ behind a tensor and let its readers read the result."""
@@ -165,11 +172,30 @@ class _Insertion:
         for node, position in readers:
             node.input[position] = result
         read = self._grid(tensor, grid)
-        gate = self.points.gates.get(tensor)
-        written = read if gate is None else self._grid(f"{tensor}_lookup", to_lookup(gate, grid.bounds))
+        if tensor in self.points.gates:
+            self.written[tensor] = to_lookup(self.points.gates[tensor], grid.bounds)
+        written = self._grid(f"{tensor}_written", self.written[tensor]) if tensor in self.written else read
         integers = self.index.new_name(f"{tensor}_quantized")
         self.before[source] = [_node("QuantizeLinear", [source, *written], integers),
                                _node("DequantizeLinear", [integers, *read], result)]
+
+    def shift(self, node: Any, position: int) -> bool:
+        """Let the zero points of a product add a constant, and drop the Add; False where that cannot be."""
+        source, total = node.input[1 - position], node.output[0]
+        producer, value = self.index.producer.get(source), self.index.constant(node.input[position])
+        shared = {*self.points.same_scale.values(), *self.points.joined.values()}
+        if (producer is None or (producer.op_type, node.op_type) != ("Mul", "Add") or value is None or total in shared
+                or self.index.only_reader(source) is not node or total not in self.points.activations):
+            return False
+        grids = shifted_grids(self.grids[total], float(value.item()))
+        if grids is None:
+            return False
+        self.written[total], self.grids[total] = grids
+        del self.points.activations[source]
+        producer.output[0] = total
+        self.index.producer[total] = producer
+        self.dropped.add(id(node))
+        return True
 
     def number(self, node: Any, position: int) -> None:
         """Replace a constant of one element by DQ over the integer 1 or -1, or 0 below the zero point: exact."""

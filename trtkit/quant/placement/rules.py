@@ -11,7 +11,7 @@ ONNX Runtime CPU: a Conv runs in integers when its inputs come from DequantizeLi
   QuantizeLinear, so both sides are quantized (Gemm and MatMul may leave their output in float); biases are INT32 with
   scale s_x * s_w; an activation that the saturation of the output's Q performs anyway (Relu, Clip) is dropped, so
   Conv becomes one QLinearConv. Add, Mul, pooling and Concat compute in integers only between integers; so do the gates
-  of SiLU, HardSwish and squeeze-and-excitation (trtkit.quant.gates).
+  of SiLU and HardSwish (trtkit.quant.gates). The x86 kernels take a constant number beside them as an integer, too.
 
 Neither: Softmax, LayerNormalization, Gelu and Erf, Exp and Log, TopK and NonMaxSuppression, Gather from embeddings:
   they lose accuracy and gain no speed. Q/DQ stands beside them only where a neighbour has a rule.
@@ -34,7 +34,7 @@ class OpKind(Enum):
     WEIGHTED = "data inputs and weights are quantized"
     RESIDUAL = "of two inputs only the skip branch is quantized"
     ARITHMETIC = "computed in integers: every input and the output have scales of their own"
-    GATE = "looked up: between 0 and 1, integer when its input is and a product of integers reads it"
+    GATE = "looked up: between 0 and 1, integer when its input is and only its product with that reads it"
     FOLLOWS = "moves values: integer when its input is, with the same scale"
     COMMUTES = "moves values: where input and output are quantized, they share a scale if theirs are alike"
     JOINS = "inputs that are quantized for others take the scale of the quantized output if theirs are alike"
@@ -66,6 +66,7 @@ class Placement:
             of 576 photographs).
         narrowest_input: Convolutions of fewer input channels get zero channels up to this number; see
             trtkit.quant.padding.
+        matrix_products: Wide convolutions run as matrix products; see trtkit.quant.amx.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Placement:
     int32_bias: bool = False
     narrowest_depthwise: int = 0
     narrowest_input: int = 0
+    matrix_products: bool = False
 
     @property
     def activation_bounds(self) -> tuple[int, int]:
@@ -86,12 +88,14 @@ class Placement:
         return (-127, 127) if self.symmetric else (-128, 127)
 
 
-def _onnxruntime(name: str, activation: str, *, weight_max: int = 127, narrowest_input: int = 0) -> Placement:
+def _onnxruntime(name: str, activation: str, *, weight_max: int = 127, narrowest_input: int = 0,
+                 matrix_products: bool = False) -> Placement:
     ops = {**_WEIGHTED, **{op: OpKind.ARITHMETIC for op in _ARITHMETIC}, **{op: OpKind.FOLLOWS for op in _MOVING},
-           "Sigmoid": OpKind.GATE}
+           "Sigmoid": OpKind.GATE, "HardSigmoid": OpKind.GATE}
     del ops["ConvTranspose"]  # it has no integer kernel there: rounding and no speed
     return Placement(name, MappingProxyType(ops), activation, symmetric=False,
-                     weight_max=weight_max, outputs=True, int32_bias=True, narrowest_input=narrowest_input)
+                     weight_max=weight_max, outputs=True, int32_bias=True, narrowest_input=narrowest_input,
+                     matrix_products=matrix_products)
 
 
 _TENSORRT = {**_WEIGHTED, "Add": OpKind.RESIDUAL, **{op: OpKind.COMMUTES for op in _MOVING}, "Concat": OpKind.JOINS}
@@ -99,6 +103,7 @@ _TENSORRT = {**_WEIGHTED, "Add": OpKind.RESIDUAL, **{op: OpKind.COMMUTES for op 
 PLACEMENTS = MappingProxyType({p.name: p for p in (
     Placement("tensorrt", MappingProxyType(_TENSORRT), "int8", symmetric=True, narrowest_depthwise=64),
     _onnxruntime("onnxruntime-u8", "uint8", narrowest_input=4),
+    _onnxruntime("onnxruntime-u8-amx", "uint8", narrowest_input=4, matrix_products=True),
     _onnxruntime("onnxruntime-u8-7bit", "uint8", weight_max=64, narrowest_input=4),
     _onnxruntime("onnxruntime-s8", "int8"),
 )})
