@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import subprocess
 import tempfile
 import time
@@ -113,6 +114,7 @@ def dynamically(fp32: Path) -> Maker:
 
 
 MODELOPT = """
+import sys
 import numpy as np
 from modelopt.onnx.quantization import quantize
 model, data, output, method, name = sys.argv[1:]
@@ -187,8 +189,8 @@ def _anything_of_a_peer(name: str) -> tuple[type[Exception], ...]:
 def report(row: Row, model: zoo.Model) -> None:
     """Print one row."""
     if not row.kind:
-        print(f"\n{row.model}: {model.metric_name}\n{'':46}{'MB':>7}{'metric':>9}{'agreement':>11}{'s':>7}")
-    what = f"  {row.kind:9} {row.name:34}"
+        print(f"\n{row.model}: {model.metric_name}\n{'':56}{'MB':>7}{'metric':>9}{'agreement':>11}{'s':>7}")
+    what = f"  {row.kind:9} {row.name:44}"
     if row.metric is None or row.agreement is None or row.mb is None:
         print(f"{what}  failed: {row.fault}", flush=True)
     else:
@@ -204,6 +206,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="leave out ONNX Runtime's histogram calibrators")
     parser.add_argument("--json", type=Path, help="also write the rows here")
     options = parser.parse_args()
+    logging.disable(logging.WARNING)  # ONNX Runtime asks for a pre-processing that has been done
     rows: list[Row] = []
     for name in options.names or SCORED:
         model = zoo.get_model(name, zoo.places_of(options))
