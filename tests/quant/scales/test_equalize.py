@@ -14,6 +14,7 @@ from trtkit.precision import Precision, QuantSpec
 from trtkit.quant import lower
 from trtkit.quant.scales.equalize import equalize
 from trtkit.ranges import CalibrationTable
+from trtkit.ranges.cache import parse_cache
 from trtkit.target import get_target
 
 Feeds = dict[str, np.ndarray]
@@ -111,3 +112,16 @@ def test_equalize_keeps_a_shared_weight_for_its_other_reader(make: Make, table: 
     assert count == 1
     for name, value in run_model(model, data[0]).items():
         np.testing.assert_allclose(run_model(equalized, data[0])[name], value, rtol=1e-4, atol=1e-3)
+
+
+def test_weak_path_ships_the_equalized_model_with_the_scales_of_its_tensors(make: Make, table: Table, feeds: FeedsOf,
+                                                                            rng: np.random.Generator) -> None:
+    model = badly_scaled(make, rng)
+    data = feeds(model)
+    lowered = lower(model, get_target("jetson-xavier-jp5"), Precision.INT8, table=table(model, data),
+                    spec=QuantSpec(equalize=True))
+    assert lowered.cache is not None
+    scales = parse_cache(lowered.cache)
+    shipped = run_model(onnx.ModelProto.FromString(lowered.model), data[0], ["b", "y"])
+    assert 0.2 * scales["b"] * 127 < shipped["b"].max() <= 1.01 * scales["b"] * 127
+    np.testing.assert_allclose(shipped["y"], run_model(model, data[0])["y"], rtol=1e-4, atol=1e-4)
