@@ -130,10 +130,10 @@ def test_sensitivity_refuses_before_the_work(net: Path, trtkit: Trtkit, flags: t
 
 def test_quantize_keeps_what_the_budget_needs_and_says_why(net: Path, calib: Path, data: Path, tmp_path: Path,
                                                            trtkit: Trtkit) -> None:
-    printed = trtkit("quantize", net, "--target", "rtx", "--calib", calib, "--data", data, "--max-drop", 5, "-o",
+    printed = trtkit("quantize", net, "--target", "trt10", "--calib", calib, "--data", data, "--max-drop", 5, "-o",
                      tmp_path / "out.onnx", "--report", tmp_path / "report.json")
     assert [row[0] for row in rows_of(printed)] == ["make_b"]
-    assert "int8+fp16 for rtx" in printed
+    assert "int8+fp16 for trt10" in printed
     assert "1 layers in float" in printed
     assert "Not measured: this machine is no such target" in printed
     report = json.loads((tmp_path / "report.json").read_text())

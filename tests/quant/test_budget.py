@@ -39,7 +39,7 @@ def search(fragile: onnx.ModelProto, table: Callable[..., CalibrationTable], fra
 
 
 @pytest.mark.parametrize(("target", "precision"), [("x86-vnni", Precision.INT8), ("rtx", Precision.INT8),
-                                                   ("rtx", Precision.INT8_FP16)],
+                                                   ("trt10", Precision.INT8_FP16)],
                          ids=["x86", "tensorrt", "tensorrt-mixed"])
 def test_the_one_layer_that_breaks_is_kept(search: Search, target: str, precision: Precision) -> None:
     found = search(target, precision)

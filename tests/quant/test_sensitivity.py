@@ -53,7 +53,7 @@ def test_noise_of_single_layers_adds_up_to_that_of_all(fragile: onnx.ModelProto,
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT8_FP16])
 def test_every_static_precision_has_a_sensitivity(fragile: onnx.ModelProto, table_of_fragile: CalibrationTable,
                                                   fragile_samples: Samples, precision: Precision) -> None:
-    found = measure_sensitivity(fragile, get_target("rtx"), precision, samples=fragile_samples[:2],
+    found = measure_sensitivity(fragile, get_target("trt10"), precision, samples=fragile_samples[:2],
                                 table=table_of_fragile)
     assert found.precision is precision
     assert all(each.noise > 0 for each in found.layers)

@@ -28,7 +28,7 @@ def resumable(part: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if part.exists():
-            Console(stderr=True).print(f"'{part}' keeps what was counted. Run the same command to go on from there.",
+            Console(stderr=True).print(f"'{part}' keeps what was done. Run the same command to go on from there.",
                                        markup=False, highlight=False, soft_wrap=True)
         raise
 
