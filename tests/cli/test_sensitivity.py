@@ -134,6 +134,7 @@ def test_quantize_keeps_what_the_budget_needs_and_says_why(net: Path, calib: Pat
                      tmp_path / "out.onnx", "--report", tmp_path / "report.json")
     assert [row[0] for row in rows_of(printed)] == ["make_b"]
     assert "int8+fp16 for trt10" in printed
+    assert "One of 24 samples" not in printed
     assert "1 layers in float" in printed
     assert "Not measured: this machine is no such target" in printed
     report = json.loads((tmp_path / "report.json").read_text())
@@ -153,8 +154,9 @@ def test_quantize_within_a_budget_writes_fp32_when_int8_is_not_faster(
 
     monkeypatch.setattr(Target, "runs_on", lambda *_: True)
     monkeypatch.setattr(measuring, "speedup_over", lambda *_: Paired(sum(ratio) / 2, *ratio, 1.0, 1.0, 15))
-    printed = trtkit("quantize", net, "--target", "x86-vnni", "--calib", calib, "--data", data, "--max-drop", 5, "-o",
-                     tmp_path / "out.onnx", "--report", tmp_path / "report.json")
+    printed = trtkit("quantize", net, "--target", "x86-vnni", "--calib", calib, "--data", data, "--limit", 12,
+                     "--max-drop", 5, "-o", tmp_path / "out.onnx", "--report", tmp_path / "report.json")
+    assert "One of 12 samples is 8.33 points, more than --max-drop 5: give more samples" in printed
     operators = {node.op_type for node in onnx.load(tmp_path / "out.onnx").graph.node}
     assert ("QuantizeLinear" in operators) is quantized
     assert ("is not faster than FP32 here" in printed) is not quantized

@@ -162,6 +162,9 @@ def _within_budget(proto: onnx.ModelProto, target: Target, precision: Precision,
         found = lower_within(proto, target, precision, lambda lowered: judge(lowered.simulation, progress), max_drop,
                              samples=samples_of(proto, table, data, preprocess, _SENSITIVITY_SAMPLES), table=table,
                              spec=spec, task=task, checkpoint=part, progress=progress)
+    if 100 / judge.samples > max_drop:
+        console.print(f"One of {judge.samples} samples is {100 / judge.samples:.2f} points, more than --max-drop "
+                      f"{max_drop:g}: give more samples for a budget this small.")
     device = probe_device()
     here = target.runs_on(device.machine, device.cpu_flags) and precision is not Precision.FP32
     return found, speedup_over(reference, found.lowered.model) if here else None

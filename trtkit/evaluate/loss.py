@@ -121,6 +121,9 @@ class Judge:
         threads: For ONNX Runtime; its own choice when None.
         progress: Told how many samples are done.
 
+    Attributes:
+        samples: How many there are; a budget of less than 100 / samples points allows no other answer on any of them.
+
     Raises:
         CalibrationError: There is no sample.
         SpecError: The model has no output that can be judged.
@@ -129,6 +132,7 @@ class Judge:
     def __init__(self, reference: ModelSource, data: Iterable[LabelledSample], *, task: Task = Task.CLASSIFY,
                  output: str | None = None, threads: int | None = None, progress: Progress = silent) -> None:
         self._data, self._task, self._output, self._threads = data, task, output, threads
+        self.samples = 0
         self._reference = self._run(reference, progress)
 
     def __call__(self, model: ModelSource, progress: Progress = silent) -> Loss:
@@ -146,6 +150,7 @@ class Judge:
                 raise SpecError("The model has no output of shape (1, C) or (1, T, C) whose loss could be told. It "
                                 f"returns: {shapes}. Judge it by a function of your own: trtkit.quant.lower_within")
             sheet.add(sample, outputs)
+            self.samples = done
             progress("Evaluating", done, total)
         if sheet is None:
             raise CalibrationError("There is no sample to evaluate on. Give a data source that is not empty")
