@@ -211,3 +211,30 @@ def test_audit_tells_onnx_runtimes_own_words_when_it_does_not_load_a_model(conv:
     report = audited(conv(opset=17, z=np.int16(0)), "x86-vnni")
     assert not report.fits
     assert "ONNX Runtime does not load it" in report.findings[0].message
+
+
+def halves(make: Make, second: type) -> onnx.ModelProto:
+    """Return an FP16 product, and one in FP16 or FP32 behind it."""
+    cast, source, dtype = ("", "a", "float16") if second is np.float16 else ("b = Cast<to=1>(a)", "b", "float")
+    return make(f"g (float16[1,16] x) => ({dtype}[1,16] y) {{ a = MatMul(x, w1) {cast} y = MatMul({source}, w2) }}",
+                w1=np.ones((16, 16), np.float16), w2=np.ones((16, 16), second))
+
+
+@pytest.mark.parametrize(("second", "names"), [(np.float32, ("MatMul_2",)), (np.float16, ())], ids=["fp32", "fp16"])
+def test_audit_weighs_fp32_islands_of_an_fp16_model(second: type, names: tuple[str, ...], make: Make) -> None:
+    assert rules(halves(make, second)).get("FP32 islands", ()) == names
+
+
+def test_audit_tells_that_cpus_compute_fp16_with_casts(make: Make) -> None:
+    assert rules(halves(make, np.float16), "x86-vnni")["FP16"] == ("MatMul_0", "MatMul_1")
+
+
+@pytest.mark.parametrize(("target", "refused"), [("rtx", False), ("jetson-orin-jp6", True)])
+def test_audit_refuses_fp8_where_the_gpu_has_none(target: str, refused: bool, make: Make) -> None:
+    model = make("g (float[1,16] x) => (float[1,16] y) { q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z)"
+                 " wd = DequantizeLinear(w, s, z) y = MatMul(d, wd) }", 19, s=np.float32(0.1))
+    for name, shape in (("z", ()), ("w", (16, 16))):
+        size = int(np.prod(shape))
+        model.graph.initializer.append(onnx.helper.make_tensor(name, onnx.TensorProto.FLOAT8E4M3FN, shape,
+                                                               [0.5] * size))
+    assert ("precision" in rules(model, target)) is refused
