@@ -238,3 +238,11 @@ def test_audit_refuses_fp8_where_the_gpu_has_none(target: str, refused: bool, ma
         model.graph.initializer.append(onnx.helper.make_tensor(name, onnx.TensorProto.FLOAT8E4M3FN, shape,
                                                                [0.5] * size))
     assert ("precision" in rules(model, target)) is refused
+    assert "1 of 1 layers" in audited(model, target).summary
+    assert "in FP8 (" in audited(model, target).summary
+
+
+@pytest.mark.parametrize(("opset", "fits"), [(17, True), (18, False)])
+def test_audit_refuses_an_opset_that_tensorrt_8_cannot_read(opset: int, fits: bool, conv: Make) -> None:
+    assert audited(conv(opset=opset), "jetson-xavier-jp5").fits is fits
+    assert audited(conv(opset=opset), "trt10").fits

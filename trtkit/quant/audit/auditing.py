@@ -33,9 +33,10 @@ class AuditReport:
         target: Name of the target.
         findings: Errors first, then by the share of the multiply-accumulates that they concern.
         layers: Weighted layers (Conv, ConvTranspose, Gemm, MatMul) of the main graph.
-        integer_layers: Those that run in integers: on ONNX Runtime read back from the optimized graph, on TensorRT
-            those whose input and weights are quantized.
+        integer_layers: Those that run in 8 bits: on ONNX Runtime read back from the optimized graph, on TensorRT those
+            whose input and weights are quantized.
         integer_share: Their share of the multiply-accumulates, 0 to 1.
+        number_format: "INT8", or "FP8".
     """
 
     target: str
@@ -43,6 +44,7 @@ class AuditReport:
     layers: int
     integer_layers: int
     integer_share: float
+    number_format: str = "INT8"
 
     @property
     def fits(self) -> bool:
@@ -51,9 +53,9 @@ class AuditReport:
 
     @property
     def summary(self) -> str:
-        """The layers in INT8, in one line."""
+        """The layers in 8 bits, in one line."""
         verb = "run" if self.fits else "would run"
-        return (f"{self.integer_layers} of {self.layers} layers {verb} in INT8 "
+        return (f"{self.integer_layers} of {self.layers} layers {verb} in {self.number_format} "
                 f"({self.integer_share:.0%} of the multiply-accumulates)"
                 + ("" if self.fits else f", but '{self.target}' refuses the model or computes other numbers"))
 
@@ -88,8 +90,9 @@ def _profiles(model: onnx.ModelProto) -> tuple[ShapeProfile, ...]:
 
 def _report(subject: Subject, findings: list[Finding]) -> AuditReport:
     integer = [layer.name for layer in subject.layers if layer.in_integers]
+    floats = any(step.dtype.startswith("float8") for _, step in subject.quantizers)
     return AuditReport(subject.target.name, _ordered(findings), len(subject.layers), len(integer),
-                       subject.share(integer))
+                       subject.share(integer), "FP8" if floats else "INT8")
 
 
 def _ordered(findings: list[Finding]) -> tuple[Finding, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from trtkit.findings import Finding
+from trtkit.findings import Finding, Severity
 from trtkit.graph.opset import model_opset
 from trtkit.precision import Precision
 from trtkit.quant.audit.qoperators import QOPERATORS
@@ -17,6 +17,7 @@ __all__ = ["PACKED", "TENSORRT_REFUSES", "bad_scales", "old_opset"]
 
 _DYNAMIC = ("DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat",
             "DynamicQuantizeLSTM")
+_TENSORRT_8_OPSET = 17
 PACKED = ("MatMulNBits", "GatherBlockQuantized", "QAttention", "QMoE")
 """ONNX Runtime's operators that hold their quantized weights themselves."""
 
@@ -97,6 +98,14 @@ def old_opset(subject: Subject) -> Iterator[Finding]:
                             f"on; the model says {has}", f"Export at opset {needed}, or trtkit audit --fix")
 
 
+def new_opset(subject: Subject) -> Iterator[Finding]:
+    """The ONNX parser of TensorRT 8 ends at opset 17."""
+    has = model_opset(subject.model)
+    if subject.target.tensorrt.split(".")[0] == "8" and has > _TENSORRT_8_OPSET:
+        yield Finding(Severity.ERROR, (), f"The model is of opset {has}; TensorRT {subject.target.tensorrt} reads up "
+                      f"to {_TENSORRT_8_OPSET}", f"Export it at opset {_TENSORRT_8_OPSET}", 1.0, "opset")
+
+
 def precisions(subject: Subject) -> Iterator[Finding]:
     """FP8, INT4 and BF16 need a GPU that has them."""
     for precision, names in (
@@ -117,4 +126,4 @@ def accelerator(subject: Subject) -> Iterator[Finding]:
 
 
 TENSORRT_REFUSES = (dynamic_operators, integer_operators, integer_biases, zero_points, unsigned, missing_zero_point,
-                    bad_scales, old_opset, precisions, accelerator)
+                    bad_scales, old_opset, new_opset, precisions, accelerator)
