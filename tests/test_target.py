@@ -118,4 +118,4 @@ def test_a_cpu_target_runs_where_architecture_and_features_are(
 
 def test_tensorrt_targets_are_told_from_cpu_targets() -> None:
     assert {name for name, target in load_targets().items() if not target.is_tensorrt} == {
-        "x86-vnni", "x86-avx2", "pi5", "pi4"}
+        "x86-amx", "x86-vnni", "x86-avx2", "pi5", "pi4"}

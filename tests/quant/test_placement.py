@@ -49,7 +49,9 @@ def test_placements_quantize_as_their_runtimes_want() -> None:
     assert U8.activation_bounds == (0, 255)
     assert get_placement("onnxruntime-s8").activation_bounds == (-128, 127)
     assert get_placement("onnxruntime-u8-7bit").weight_max == 64
-    assert set(PLACEMENTS) == {"tensorrt", "onnxruntime-u8", "onnxruntime-u8-7bit", "onnxruntime-s8"}
+    assert get_placement("onnxruntime-u8-amx").matrix_products
+    assert set(PLACEMENTS) == {"tensorrt", "onnxruntime-u8", "onnxruntime-u8-amx", "onnxruntime-u8-7bit",
+                               "onnxruntime-s8"}
 
 
 def test_tensorrt_quantizes_inputs_not_outputs(residual: onnx.ModelProto) -> None:
