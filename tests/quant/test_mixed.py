@@ -134,3 +134,10 @@ def test_layers_that_tensorrt_rtx_gains_nothing_from_stay_fp16(make: Make, table
                  for name in ("rtx", "trt11")}
     assert {name: sum(node.op_type == "QuantizeLinear" for node in each.graph.node)
             for name, each in quantized.items()} == {"rtx": 2, "trt11": 4}
+
+
+def test_products_of_activations_stay_fp16_on_tensorrt_rtx(make: Make) -> None:
+    model = make("g (float[4,300] x) => (float[4,300] y) { a = Transpose(x)\n b = MatMul(x, a)\n c = MatMul(b, x)\n"
+                 "y = MatMul(c, w) }", w=np.ones((300, 300)))
+    kept = keep_small(model, NodeSelector())
+    assert kept.select((node.name, node.op_type) for node in model.graph.node) == {"MatMul_1", "MatMul_2"}

@@ -188,8 +188,8 @@ def _int8_fp16(request: _Request) -> _Typed:
     if not request.on_rtx:
         return _half_around(newer, *_int8(request), request.table)
     quantized, notes = _int8(replace(request, spec=replace(request.spec, keep=keep_small(newer, request.spec.keep))))
-    notes += (f"depthwise layers and those of fewer than {SMALLEST_WEIGHT} weights in FP16, which TensorRT-RTX runs "
-              "as well",)
+    notes += (f"depthwise layers, products of activations and layers of fewer than {SMALLEST_WEIGHT} weights in FP16, "
+              "which TensorRT-RTX runs as well",)
     return _half_around(newer, quantized, notes, request.table)
 
 
