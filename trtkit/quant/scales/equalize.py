@@ -62,7 +62,7 @@ def equalize(model: onnx.ModelProto, table: CalibrationTable) -> tuple[onnx.Mode
         their range alone; the number of equalized tensors. Where there is nothing to equalize the arguments come back.
     """
     index = GraphIndex(model)
-    constants: dict[tuple[int, int], Array] = {}
+    constants: dict[tuple[str, int], Array] = {}
     equalized = 0
     for pair in _pairs(index, table):
         tensor = pair.activation.output[0]
@@ -71,36 +71,35 @@ def equalize(model: onnx.ModelProto, table: CalibrationTable) -> tuple[onnx.Mode
         factors = _factors(table.channel_ranges[tensor].amax, weights[1], pair.bound, free=axis == 0)
         if np.all(factors == 1):
             continue
-        constants[id(pair.first), 1] = weights[0] * _along(factors, 0, weights[0].ndim)
-        constants[id(pair.second), 1] = weights[1] / _along(factors, axis, weights[1].ndim)
+        constants[pair.first.output[0], 1] = weights[0] * _along(factors, 0, weights[0].ndim)
+        constants[pair.second.output[0], 1] = weights[1] / _along(factors, axis, weights[1].ndim)
         if has_bias(pair.first):
-            constants[id(pair.first), 2] = _current(index, constants, pair.first, 2) * factors
+            constants[pair.first.output[0], 2] = _current(index, constants, pair.first, 2) * factors
         table = table.with_scaled(tensor, factors)
         equalized += 1
-    logger.info("Equalized %d of %d convolutions' outputs", equalized, len(index.nodes))
+    logger.info("Equalized %d tensors between convolutions", equalized)
     return (replace_constants(model, constants) if equalized else model), table, equalized
 
 
-def replace_constants(model: onnx.ModelProto, values: dict[tuple[int, int], Array]) -> onnx.ModelProto:
+def replace_constants(model: onnx.ModelProto, values: dict[tuple[str, int], Array]) -> onnx.ModelProto:
     """Return a copy of a model in which constant operands have other values; what else shared them keeps the old ones.
 
     Args:
         model: It is not changed.
-        values: (id of a node of this model, input number) -> the new value.
+        values: (first output of a node, input number) -> the new value.
     """
-    numbers = {id(node): number for number, node in enumerate(model.graph.node)}
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     index = GraphIndex(changed)
-    for (node_id, position), value in values.items():
-        node = changed.graph.node[numbers[node_id]]
+    for (output, position), value in values.items():
+        node = index.producer[output]
         name = index.new_name(f"{node.input[position]}_scaled")
         changed.graph.initializer.append(as_tensor(name, value.astype(np.float32)))
         node.input[position] = name
     read = {name for node in index.nodes for name in node.input} | index.captured | set(index.outputs)
-    kept = [tensor for tensor in changed.graph.initializer if tensor.name in read]
-    del changed.graph.initializer[:]
-    changed.graph.initializer.extend(kept)
+    for number in reversed(range(len(changed.graph.initializer))):
+        if changed.graph.initializer[number].name not in read:
+            del changed.graph.initializer[number]
     return changed
 
 
@@ -131,9 +130,9 @@ def _reads_every_channel(index: GraphIndex, node: Any) -> bool:
     return groups == 1 or (is_depthwise(index, node) and groups == len(weight))
 
 
-def _current(index: GraphIndex, constants: dict[tuple[int, int], Array], node: Any, position: int) -> Array:
-    if (id(node), position) in constants:
-        return constants[id(node), position]
+def _current(index: GraphIndex, constants: dict[tuple[str, int], Array], node: Any, position: int) -> Array:
+    if (node.output[0], position) in constants:
+        return constants[node.output[0], position]
     value = index.constant(node.input[position])
     assert value is not None
     return value

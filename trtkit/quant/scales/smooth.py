@@ -45,7 +45,7 @@ def smooth(model: onnx.ModelProto, table: CalibrationTable,
         their range alone; the number of smoothed tensors. Where there is nothing to smooth the arguments come back.
     """
     index = GraphIndex(model)
-    constants: dict[tuple[int, int], Array] = {}
+    constants: dict[tuple[str, int], Array] = {}
     smoothed = 0
     for norm in index.nodes:
         if norm.op_type != "LayerNormalization" or norm.output[0] not in table.channel_ranges:
@@ -59,11 +59,11 @@ def smooth(model: onnx.ModelProto, table: CalibrationTable,
         for position in (1, 2):
             value = index.constant(norm.input[position]) if len(norm.input) > position else None
             if value is not None:
-                constants[id(norm), position] = value / factors
+                constants[norm.output[0], position] = value / factors
         for node in readers:
             value = index.constant(node.input[1])
             assert value is not None
-            constants[id(node), 1] = value * (factors if _is_transposed(node) else factors[:, None])
+            constants[node.output[0], 1] = value * (factors if _is_transposed(node) else factors[:, None])
         table = table.with_scaled(norm.output[0], 1 / factors)
         smoothed += 1
     logger.info("Smoothed the inputs behind %d LayerNormalizations", smoothed)
