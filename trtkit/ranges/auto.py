@@ -2,8 +2,10 @@
 
 The error is the mean of |x - q(x)|**2.4 over the histogram: by squares the search would always end with what
 Estimator.MSE finds. A power above 2 weighs the few large errors of clipping more against the many small ones of
-rounding, which comes closer to what a network's loss does with them. Source: Nahshan et al., Loss Aware Post-training
+rounding, which may come closer to what a network's loss does with them. Source: Nahshan et al., Loss Aware Post-training
 Quantization, 2019 (arXiv:1911.07190), section 4.1; the power is that of Li et al., BRECQ, 2021 (arXiv:2102.05426).
+For the real models of benchmarks/steps.py it did not: EfficientNet-Lite0 on x86 agrees with FP32 on 0.941 of the
+pictures against 0.955 with Estimator.MSE, so that stays the default.
 """
 
 from __future__ import annotations
