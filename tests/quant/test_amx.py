@@ -50,7 +50,8 @@ def test_wide_convolution_is_equal_to_the_bit_when_its_zero_point_is_shifted(inp
     assert choose_matrix_products(model) == 1
     np.testing.assert_array_equal(run_model(model, feeds)["y"], before)
     zero = next(onnx.numpy_helper.to_array(t) for t in model.graph.initializer if t.name == "wz")
-    assert zero.dtype == np.int8 and (zero == -1).all()
+    assert zero.dtype == np.int8
+    assert (zero == -1).all()
 
 
 @pytest.mark.parametrize("model", [
