@@ -1,4 +1,4 @@
-"""INT8 on an x86 CPU with VNNI or AMX, in pairs with FP32 and with ONNX Runtime's own recipes: batch 1 and 8, two threads.
+"""INT8 on an x86 CPU with VNNI or AMX, in pairs with FP32 and with ONNX Runtime's recipes: batch 1 and 8, 2 threads.
 
     python benchmarks/cpu_speed.py [--threads 2] [--models NAME ...] [--batches 1 8] [--json out.json]
 
@@ -185,7 +185,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the rows here")
     options = parser.parse_args()
     device = probe_device()
-    conditions = {"target": best_target().name, "cpu": device.cpu, "features": sorted(f for f in device.cpu_flags if "vnni" in f or "amx" in f),
+    conditions = {"target": best_target().name, "cpu": device.cpu,
+                  "features": sorted(flag for flag in device.cpu_flags if "vnni" in flag or "amx" in flag),
                   "cores": device.cores, "threads": options.threads, "onnxruntime": onnxruntime.__version__,
                   "python": platform.python_version(), "load": os.getloadavg()[0]}
     print(conditions)

@@ -88,6 +88,11 @@ def test_kept_layers_and_convolutions_stay_when_others_are_quantized(make, rng, 
     assert close(model, changed, feeds)
 
 
+def test_first_and_last_layer_stay_when_the_ends_are_not_quantized(attention, chosen) -> None:
+    _, notes = to_int8_dynamic(attention, QuantSpec(ends=False))
+    assert notes == ("2 weights in dynamic INT8", "2 layers stay in FP32, kept: MatMul_0, MatMul_8")
+
+
 def test_weight_is_stored_once_when_two_layers_have_it(make, rng, feeds) -> None:
     model = make("g (float[2,32] x) => (float[2,32] y) { m = MatMul(x, w) r = Relu(m) y = MatMul(r, w) }",
                  w=rng.normal(size=(32, 32)))

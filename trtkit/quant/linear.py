@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 
 from trtkit.errors import SpecError
-from trtkit.precision import NodeSelector
+from trtkit.precision import QuantSpec
 from trtkit.quant.index import GraphIndex, as_tensor, attribute, hide_initializers, node_name
+from trtkit.quant.placement import end_layers
 from trtkit.tensors import Array
 
 __all__ = ["Linear", "LinearEditor", "replace_linears"]
@@ -83,13 +84,13 @@ class LinearEditor:
             self.nodes[-1].output[0] = output
 
 
-def replace_linears(model: onnx.ModelProto, keep: NodeSelector, precision: str,
+def replace_linears(model: onnx.ModelProto, spec: QuantSpec, precision: str,
                     replace: Callable[[LinearEditor, Linear], str | None]) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Return a copy of a model whose linear layers are replaced.
 
     Args:
         model: FP32, types inferred, weights as initializers.
-        keep: Nodes that stay as they are.
+        spec: Nodes that stay as they are, and whether the first and the last layer do.
         precision: What the replacement computes in, for messages.
         replace: Appends the replacement of one layer to the editor; or returns why the layer has to stay.
 
@@ -103,7 +104,9 @@ def replace_linears(model: onnx.ModelProto, keep: NodeSelector, precision: str,
     changed.CopyFrom(model)
     hide_initializers(changed)
     index = GraphIndex(changed)
-    kept = keep.select((node_name(node), node.op_type) for node in index.nodes)
+    kept = spec.keep.select((node_name(node), node.op_type) for node in index.nodes)
+    if not spec.ends:
+        kept |= end_layers(index)
     editor = LinearEditor(index)
     done, stayed = 0, dict[str, list[str]]()
     for node in index.nodes:

@@ -58,7 +58,7 @@ def to_matmul_nbits(model: onnx.ModelProto, spec: QuantSpec) -> tuple[onnx.Model
         editor.finish(linear, product)
         return None
 
-    changed, notes = replace_linears(model, spec.keep, "INT4", replace)
+    changed, notes = replace_linears(model, spec, "INT4", replace)
     if all(entry.domain != _DOMAIN for entry in changed.opset_import):
         changed.opset_import.append(onnx.helper.make_opsetid(_DOMAIN, 1))
     return changed, notes
