@@ -20,6 +20,7 @@ from trtkit.precision import QuantSpec
 from trtkit.quant.amx import choose_matrix_products
 from trtkit.quant.gates import gate_grid, split_hardswish, to_lookup, useful_range
 from trtkit.quant.index import GraphIndex, as_tensor, hide_initializers, node_name, store_nodes
+from trtkit.quant.narrow import coarse_layers
 from trtkit.quant.padding import pad_narrow_inputs
 from trtkit.quant.placement import OpKind, Placement, Points, Weight, end_layers, has_bias, place, row_bias
 from trtkit.quant.scales.bias import output_shift
@@ -76,7 +77,7 @@ def insert_qdq(model: onnx.ModelProto, table: CalibrationTable, placement: Place
     if OpKind.GATE in placement.ops.values():
         split_hardswish(quantized)
     index = GraphIndex(quantized, model)
-    points = place(index, placement, keep)
+    points = place(index, placement, keep | coarse_layers(index, table, placement, spec))
     insertion = _Insertion(index, placement, points, _grids(index, table, placement, points, spec), table,
                            correct=spec.bias_correction)
     for node, position in points.numbers:

@@ -64,6 +64,9 @@ class Placement:
             have a few thousand weights, and their rounding noise is amplified by all that follows: the first one of
             EfficientNet-Lite0 alone costs 2 points of agreement with FP32 on the symmetric grid (0.915 against 0.934
             of 576 photographs).
+        few_products: Convolutions that sum at most as many products an output value stay in floating point when their
+            input's rounding is coarser than `least_sqnr_db`; see trtkit.quant.narrow.
+        least_sqnr_db: Signal-to-quantization-noise ratio that such an input needs, in dB.
         narrowest_input: Convolutions of fewer input channels get zero channels up to this number; see
             trtkit.quant.padding.
         matrix_products: Wide convolutions run as matrix products; see trtkit.quant.amx.
@@ -77,6 +80,8 @@ class Placement:
     outputs: bool = False
     int32_bias: bool = False
     narrowest_depthwise: int = 0
+    few_products: int = 0
+    least_sqnr_db: float = 0.0
     narrowest_input: int = 0
     matrix_products: bool = False
 
@@ -101,7 +106,8 @@ def _onnxruntime(name: str, activation: str, *, weight_max: int = 127, narrowest
 _TENSORRT = {**_WEIGHTED, "Add": OpKind.RESIDUAL, **{op: OpKind.COMMUTES for op in _MOVING}, "Concat": OpKind.JOINS}
 
 PLACEMENTS = MappingProxyType({p.name: p for p in (
-    Placement("tensorrt", MappingProxyType(_TENSORRT), "int8", symmetric=True, narrowest_depthwise=64),
+    Placement("tensorrt", MappingProxyType(_TENSORRT), "int8", symmetric=True, narrowest_depthwise=64,
+              few_products=64, least_sqnr_db=35.5),
     _onnxruntime("onnxruntime-u8", "uint8", narrowest_input=4),
     _onnxruntime("onnxruntime-u8-amx", "uint8", narrowest_input=4, matrix_products=True),
     _onnxruntime("onnxruntime-u8-7bit", "uint8", weight_max=64, narrowest_input=4),
