@@ -98,9 +98,7 @@ class Rounding(str, Enum):
     """How a weight goes to its integer grid.
 
     NEAREST: round half to even. ADAPTIVE, for INT4: the scales and zero points of the blocks are chosen for the least
-    error. INT8 weights, with a scale a channel and corrected biases, go to the nearest value: rounding that keeps the
-    sum of each kernel (Guo et al., SQuant, 2022, arXiv:2202.07471) gained 0.7 dB on EfficientNet-Lite0, no agreement,
-    and nothing on a text recognizer.
+    error. INT8 weights always go to the nearest value.
     """
 
     NEAREST = "nearest"
