@@ -100,6 +100,7 @@ def test_a_model_as_it_comes_is_calibrated_and_quantized(parse: Parse, kind: str
     samples = [random_feeds(model, seed) for seed in range(4)]
     table = calibrate(model, open_data(samples, input=model_inputs(model)[0]), workers=1)
     lowered = lower(model, load_targets()[target], Precision.INT8, table=table)
+    assert any(note.startswith("rewritten first, since") for note in lowered.notes)
     quantized = onnx.ModelProto.FromString(lowered.simulation)
     assert "DequantizeLinear" in {node.op_type for node in quantized.graph.node}
     if kind != "degenerate weights":  # zeros have no direction

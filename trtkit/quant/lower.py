@@ -13,7 +13,7 @@ from trtkit.errors import AccuracyError, CalibrationError
 from trtkit.graph.model import infer_shapes, model_bytes, upgrade_opset
 from trtkit.graph.opset import model_opset
 from trtkit.graph.presets import COMMON, preset
-from trtkit.graph.readiness import made_ready
+from trtkit.graph.readiness import made_ready, why_not_ready
 from trtkit.graph.run import run_model
 from trtkit.metrics import cosine, sqnr_db
 from trtkit.precision import Precision, QuantSpec
@@ -95,6 +95,7 @@ def lower(model: onnx.ModelProto, target: Target, precision: Precision, *, table
     if precision.calibrated and table is None:
         raise CalibrationError(f"{precision.value} for target '{target.name}' needs a calibration table. "
                                "Run: trtkit calibrate MODEL --data DIR -o TABLE")
+    in_the_way = why_not_ready(model)
     passes = tuple(name for name in preset(target) if name in COMMON)  # none that changes the types of inputs
     model = infer_shapes(upgrade_opset(made_ready(model, passes), _SMALLEST_OPSET))
     scaled: tuple[str, ...] = ()
@@ -102,6 +103,8 @@ def lower(model: onnx.ModelProto, target: Target, precision: Precision, *, table
         model, table, scaled = _rescale(model, table, spec)
     typed, notes = _LOWERINGS[precision](_Request(model, target, table, spec))
     notes += scaled
+    if in_the_way is not None:
+        notes += (f"rewritten first, since {in_the_way}",)
     if target.is_tensorrt:
         typed.metadata_props.add(key=AS_WRITTEN, value="1")
     simulation = model_bytes(emulate_bf16(typed) if precision is Precision.BF16 else typed)
