@@ -8,8 +8,7 @@ agreement with FP32 at least 0.95 on EfficientNet-Lite0, and no peer of the kind
 
 The models and their data are those of zoo.py. Everyone calibrates on the same samples, and gets the FP32 model that our
 passes made of the file (opset 17, BatchNorm folded), which is more than the peers make of it: the row "the file as it
-comes" shows that. Equal initializers stay apart: ONNX Runtime's quantizer breaks models in which layers share one.
-TensorRT graphs are computed by ONNX Runtime as written, for everybody: on a GPU they were not run.
+comes" shows that. TensorRT graphs are computed by ONNX Runtime as written, for everybody: on a GPU they were not run.
 A peer that refuses a model, or crashes on it, is a row that says so.
 """
 
@@ -31,7 +30,7 @@ import zoo
 
 from trtkit.calib import DataSource, calibrate
 from trtkit.errors import TrtkitError
-from trtkit.graph import load_model, preset, rewrite, save_model
+from trtkit.graph import load_model, save_model
 from trtkit.precision import Precision
 from trtkit.quant import lower
 from trtkit.target import get_target
@@ -166,8 +165,7 @@ def measure(model: zoo.Model, python: str | None, *, quick: bool) -> Iterator[Ro
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         fp32 = folder / "fp32.onnx"
-        passes = [name for name in preset(get_target("rtx")) if name != "merge-initializers"]
-        save_model(rewrite(load_model(model.file), passes).model, fp32)
+        save_model(model.rewritten(), fp32)
         reference = model.answers(fp32)
         yield Row(model.name, "", "FP32", *model.score(reference, reference), fp32.stat().st_size / 1e6)
         for number, (kind, name, make) in enumerate(contenders(model, fp32, python, quick=quick)):

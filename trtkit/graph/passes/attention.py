@@ -39,7 +39,7 @@ def _merge(editor: Editor, owner: gs.Graph, node: gs.Node) -> Outcome:
         total *= 1.0 if match is None else match[0]
     query, key = (tensor if match is None else match[1] for tensor, match in zip(node.inputs, scaled))
     scaled_query = editor.variable(f"{query.name}_scaled", query)
-    number = editor.constant(f"{query.name}_scale", np.array(total, np.float32))
+    number = editor.constant(f"{query.name}_factor", np.array(total, np.float32))
     place = next(index for index, other in enumerate(owner.nodes) if other is node)
     name = f"{node.name}/scale" if node.name else ""
     owner.nodes.insert(place, gs.Node("Mul", name, inputs=[query, number], outputs=[scaled_query]))

@@ -41,9 +41,10 @@ def _fuse(editor: Editor, owner: gs.Graph, node: gs.Node) -> Outcome:
         return "part of it lies in the graph around this one"
     output = last.outputs[0]
     scale = np.ones(shape, np.float32) if scale is None else scale
-    inputs = [match.source, editor.constant(f"{output.name}_scale", scale)]
+    # not "_scale": ONNX Runtime's quantizer gives the tensor's own scale that name, and the two would be one
+    inputs = [match.source, editor.constant(f"{output.name}_gamma", scale)]
     if bias is not None:
-        inputs.append(editor.constant(f"{output.name}_bias", bias))
+        inputs.append(editor.constant(f"{output.name}_beta", bias))
     fused = gs.Node("LayerNormalization", inputs=inputs, attrs={"axis": match.axis, "epsilon": match.epsilon})
     editor.substitute(owner, nodes, [fused], output)
     return True
