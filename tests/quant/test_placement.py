@@ -147,10 +147,11 @@ def test_weight_axis_is_the_output_column_of_a_product(make: Make, node: str, sh
     assert (weight.position, weight.axis) == (position, axis)
 
 
-def test_matmul_of_two_activations_quantizes_both(make: Make) -> None:
+def test_matmul_of_two_activations_quantizes_both_on_tensorrt_and_none_on_cpus(make: Make) -> None:
     model = make("g (float[2,4] x, float[4,2] z) => (float[2,2] y) { y = MatMul(x, z) }")
     assert set(points(model).activations) == {"x", "z"}
     assert points(model).weights == []
+    assert points(model, "onnxruntime-u8") == Points()
 
 
 def test_a_product_of_constants_is_left_alone(make: Make) -> None:
@@ -381,3 +382,21 @@ def test_pooling_shares_the_scale_of_its_input_on_tensorrt(make: Make, table: Ca
         model = make(text.format(pool), w=conv(4, 4))
         quantized, _ = insert_qdq(model, table(model, feeds(model)), TRT, QuantSpec())
         assert (scale_of(quantized, "p") == scale_of(quantized, "x")) is shared
+
+
+def test_attention_runs_its_layers_in_integers_and_its_products_in_float(
+        make: Make, table: Callable[..., CalibrationTable], feeds: Callable[..., list[dict[str, np.ndarray]]],
+        chosen: Callable[..., list[str]]) -> None:
+    rng = np.random.default_rng(0)
+    model = make("""g (float[2,6,8] x) => (float[2,6,8] y) {
+        q = MatMul(x, wq)\n k = MatMul(x, wk)\n t = Transpose<perm=[0,2,1]>(k)\n s = MatMul(q, t)
+        p = Softmax(s)\n a = MatMul(p, x)\n y = MatMul(a, wo) }""",
+                 **{name: rng.normal(size=(8, 8)) / 4 for name in ("wq", "wk", "wo")})
+    data = feeds(model)
+    quantized, report = insert_qdq(model, table(model, data), U8, QuantSpec())
+    operators = chosen(quantized)
+    assert (report.weights, sum("MatMul" in operator for operator in operators)) == (3, 5)
+    assert operators.count("MatMulIntegerToFloat") == 3
+    assert "QLinearSoftmax" not in operators
+    expected, actual = run_model(model, data[0])["y"], run_model(quantized, data[0])["y"]
+    assert np.abs(actual - expected).max() < 0.06 * np.abs(expected).max()

@@ -47,7 +47,8 @@ def _may_be_quantized(index: GraphIndex, placement: Placement, node: Any) -> boo
 def _place_weighted(index: GraphIndex, placement: Placement, node: Any, points: Points) -> None:
     operands = list(enumerate(node.input[:2]))
     constants = [(position, index.constant(name)) for position, name in operands]
-    if all(value is not None for _, value in constants):
+    known = [value is not None for _, value in constants]
+    if all(known) or not (any(known) or placement.attention):
         return
     for (position, name), (_, value) in zip(operands, constants):
         if value is None:

@@ -60,6 +60,9 @@ class Placement:
             the 16-bit accumulator (AVX2's vpmaddubsw).
         outputs: Outputs of quantized operators are quantized, too.
         int32_bias: Biases are INT32 with scale s_x * s_w; a layer whose bias cannot be stays in floating point.
+        attention: Products of two activations are quantized. ONNX Runtime's integer MatMul packs its right operand on
+            every run, and the scores are requantized: a ViT-tiny takes 1.11 times as long with them (two cores of a
+            Xeon with VNNI, one thread).
         narrowest_depthwise: Depthwise convolutions of fewer channels stay in floating point. They stand at the stem,
             have a few thousand weights, and their rounding noise is amplified by all that follows: the first one of
             EfficientNet-Lite0 alone costs 2 points of agreement with FP32 on the symmetric grid (0.915 against 0.934
@@ -79,6 +82,7 @@ class Placement:
     weight_max: int = 127
     outputs: bool = False
     int32_bias: bool = False
+    attention: bool = True
     narrowest_depthwise: int = 0
     few_products: int = 0
     least_sqnr_db: float = 0.0
@@ -99,8 +103,8 @@ def _onnxruntime(name: str, activation: str, *, weight_max: int = 127, narrowest
            "Sigmoid": OpKind.GATE, "HardSigmoid": OpKind.GATE}
     del ops["ConvTranspose"]  # it has no integer kernel there: rounding and no speed
     return Placement(name, MappingProxyType(ops), activation, symmetric=False,
-                     weight_max=weight_max, outputs=True, int32_bias=True, narrowest_input=narrowest_input,
-                     matrix_products=matrix_products)
+                     weight_max=weight_max, outputs=True, int32_bias=True, attention=False,
+                     narrowest_input=narrowest_input, matrix_products=matrix_products)
 
 
 _TENSORRT = {**_WEIGHTED, "Add": OpKind.RESIDUAL, **{op: OpKind.COMMUTES for op in _MOVING}, "Concat": OpKind.JOINS}
