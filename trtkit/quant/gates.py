@@ -8,7 +8,7 @@ so DQ -> LeakyRelu(alpha = 1) -> Q computes it, which ONNX Runtime fuses into QL
 Sigmoid becomes QLinearSigmoid, and the product QLinearMul. One thread, 0.7 million values, ONNX Runtime 1.32: 0.30 ms
 against 0.73 ms of DQ, HardSwish and Q. Values below -3 are all the same to HardSwish, so the grid of x ends there, and
 the integer 0, which 254 steps leave over, is not used. 255 steps would have no integer for the middle, where HardSwish
-of 0 is 0: that shift of half a step costs the v4 text recognizer of PP-OCR 5 dB.
+of 0 is 0: that half step cost the v4 text recognizer of PP-OCR 3 dB (probabilities of 60 lines).
 """
 
 from __future__ import annotations
