@@ -113,7 +113,8 @@ def _place_gate(index: GraphIndex, keep: set[str], node: Any, points: Points) ->
     """Look up the gate of HardSwish or SiLU, x * gate(x), where x is an integer.
 
     The gates of squeeze-and-excitation stay in float: one value opens a whole channel, and its rounding, which is the
-    same for all of it, cost the v4 recognizer of PP-OCR 6 dB (logits of 6 lines); those gates are small, and take no time.
+    same for all of it, cost the v4 recognizer of PP-OCR 6 dB (logits of 6 lines); those gates are small, and take no
+    time.
     """
     output = node.output[0]
     readers = index.readers.get(output, [])
