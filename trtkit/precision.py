@@ -127,7 +127,7 @@ class QuantSpec:
     bias_correction: bool = True
     equalize: bool = False
     smoothing: float = 0.0
-    rounding: Rounding = Rounding.NEAREST
+    rounding: Rounding = Rounding.ADAPTIVE
     block: int = 32
     ends: bool = True
     keep: NodeSelector = NodeSelector()

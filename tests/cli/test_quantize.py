@@ -60,6 +60,17 @@ def test_quantize_writes_int8_and_says_how_near_it_is(tmp_path: Path, net: Path,
     assert "QuantizeLinear" in _operators(out)
 
 
+@pytest.mark.parametrize(("flags", "says"), [
+    (("--no-ends",), "0 weights and 0 activations"),
+    (("--equalize",), "channel ranges of 0 tensors between convolutions equalized"),
+    (("--smoothing", "0.5"), "outliers of 0 normalized tensors moved into weights"),
+    (("--estimator", "auto"), "2 weights"),
+])
+def test_quantize_takes_every_step_by_flag(tmp_path: Path, net: Path, table: Path, trtkit: Trtkit,
+                                           flags: tuple[str, ...], says: str) -> None:
+    assert says in trtkit("quantize", net, "--target", "x86-vnni", "--calib", table, "-o", tmp_path / "o.onnx", *flags)
+
+
 def test_quantize_writes_model_and_cache_for_a_weakly_typed_target(tmp_path: Path, net: Path, table: Path,
                                                                    trtkit: Trtkit) -> None:
     out = tmp_path / "out.onnx"
@@ -94,7 +105,8 @@ def test_quantize_keeps_what_is_named_in_float(tmp_path: Path, net: Path, table:
     (("--target", "x86-vnni", "--precision", "fp16"), SpecError, r"does not run fp16. It runs: fp32, int8"),
     (("--target", "x68"), SpecError, "Target 'x68' is unknown. There are: rtx"),
     (("--estimator", "percentile", "--percentile", "150"), SpecError, "150"),
-], ids=["no-table", "table", "precision", "target", "percentile"])
+    (("--precision", "int4", "--block", "7"), SpecError, "block is 7. Choose 16, 32, 64 or 128"),
+], ids=["no-table", "table", "precision", "target", "percentile", "block"])
 def test_quantize_refuses_and_writes_nothing(tmp_path: Path, net: Path, trtkit: Trtkit, flags: tuple[str, ...],
                                              error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):

@@ -15,7 +15,7 @@ from trtkit.cli.compare import read_preprocess
 from trtkit.cli.console import console, resumable, rich_progress
 from trtkit.errors import CalibrationError, SpecError
 from trtkit.files import atomic_write, require_folder
-from trtkit.precision import Estimator, NodeSelector, Precision, QuantSpec
+from trtkit.precision import Estimator, NodeSelector, Precision, QuantSpec, Rounding
 from trtkit.preprocess import Preprocess
 from trtkit.target import Target, get_target
 
@@ -45,6 +45,14 @@ def quantize(
     estimator: Annotated[Estimator, typer.Option(help="How ranges are chosen.")] = QuantSpec.estimator,
     percentile: Annotated[float, typer.Option(help="For --estimator percentile, in percent.")] = QuantSpec.percentile,
     bias_correction: Annotated[bool, typer.Option(help="Take the mean weight error out of biases.")] = True,
+    equalize: Annotated[bool, typer.Option("--equalize", help="Even out channel ranges between convolutions "
+                                                              "first (cross-layer equalization).")] = False,
+    smoothing: Annotated[float, typer.Option(help="Share of outliers behind LayerNormalization that moves into "
+                                                  "weights (SmoothQuant's alpha).")] = QuantSpec.smoothing,
+    block: Annotated[int, typer.Option(help="int4: weights that share a scale: 16, 32, 64, 128.")] = QuantSpec.block,
+    rounding: Annotated[Rounding, typer.Option(help="int4: nearest, or adaptive for the scales of least error.",
+                                               )] = QuantSpec.rounding,
+    ends: Annotated[bool, typer.Option(help="Quantize the first and the last weighted layer as well.")] = True,
     keep: Annotated[list[str] | None, typer.Option(help="Node name pattern that stays in float; repeatable.")] = None,
     keep_op: Annotated[list[str] | None, typer.Option(help="Operator that stays in float; repeatable.")] = None,
     max_drop: Annotated[float | None, typer.Option(
@@ -75,8 +83,8 @@ def quantize(
         raise SpecError("--report tells what --max-drop tried. Give --max-drop and --data with it")
     proto = load_model(model)
     table = read_table(calib, proto)
-    spec = QuantSpec(estimator, percentile, bias_correction,
-                     keep=NodeSelector(tuple(keep or ()), tuple(keep_op or ())))
+    spec = QuantSpec(estimator, percentile, bias_correction, equalize=equalize, smoothing=smoothing, block=block,
+                     rounding=rounding, ends=ends, keep=NodeSelector(tuple(keep or ()), tuple(keep_op or ())))
     if max_drop is None or data is None:
         lowered = lower(proto, chosen, precision or Precision.INT8, table=table, spec=spec)
         how = _noise_check(proto, lowered, table)

@@ -91,23 +91,23 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def quantized(network: Path) -> Iterator[Quantized]:
+def quantized(network: Path) -> Quantized:
     """Return a function: form, or "dynamic" -> the network as ONNX Runtime's quantizer writes it."""
     made: dict[str, onnx.ModelProto] = {}
 
     def get(form: str) -> onnx.ModelProto:
         if form not in made:
             path = network.with_name(f"{form.replace(' ', '_')}.onnx")
+            logging.disable(logging.WARNING)  # the quantizer advises to preprocess the model
             if form == "dynamic":
                 quantize_dynamic(str(network), str(path))
             else:
                 quantize_static(str(network), str(path), _Noise(), **FORMS[form])
+            logging.disable(logging.NOTSET)
             made[form] = onnx.load(path)
         return made[form]
 
-    logging.disable(logging.WARNING)  # the quantizer advises to preprocess the model
-    yield get
-    logging.disable(logging.NOTSET)
+    return get
 
 
 @pytest.fixture
