@@ -26,7 +26,7 @@ from trtkit.graph import load_model, model_bytes, model_inputs, preset, rewrite
 from trtkit.pipeline.measuring import speedup_over
 from trtkit.precision import Precision
 from trtkit.quant import Lowered
-from trtkit.quant.budget import lower_within
+from trtkit.quant.budget.search import lower_within
 from trtkit.runtime.probe import probe_device
 from trtkit.target import get_target
 

@@ -21,7 +21,7 @@ from trtkit.quant.placement import (
     place,
     row_bias,
 )
-from trtkit.quant.qdq import insert_qdq
+from trtkit.quant.static.qdq import insert_qdq
 from trtkit.ranges import CalibrationTable
 
 Make = Callable[..., onnx.ModelProto]

@@ -64,7 +64,7 @@ def calibrate(
 
 def _convert(model: Path, cache: Path, output: Path) -> None:
     from trtkit.graph import load_model
-    from trtkit.quant.cache import table_from_cache
+    from trtkit.quant.weak.cache import table_from_cache
 
     try:
         table, missing = table_from_cache(load_model(model), cache.read_bytes())

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from trtkit.calib import Sample
     from trtkit.quant import Lowered
-    from trtkit.quant.budget import WithinBudget
+    from trtkit.quant.budget.search import WithinBudget
     from trtkit.ranges import CalibrationTable
     from trtkit.runtime.bench import Paired
 
@@ -160,7 +160,7 @@ def _within_budget(proto: onnx.ModelProto, target: Target, precision: Precision,
     from trtkit.evaluate import Judge, Task
     from trtkit.graph import model_bytes
     from trtkit.pipeline.measuring import speedup_over
-    from trtkit.quant.budget import lower_within
+    from trtkit.quant.budget.search import lower_within
     from trtkit.runtime.probe import probe_device
 
     task = Task.MULTI_LABEL if multi_label else Task.CLASSIFY

@@ -19,7 +19,7 @@ from trtkit.precision import Estimator, NodeSelector, Precision, QuantSpec
 from trtkit.target import get_target
 
 if TYPE_CHECKING:
-    from trtkit.quant.sensitivity import Sensitivity
+    from trtkit.quant.budget.sensitivity import Sensitivity
 
 __all__ = ["sensitivity", "show_layers"]
 
@@ -52,8 +52,8 @@ def sensitivity(
     """Rank the weighted layers by the noise that quantizing each one brings into the output."""
     from trtkit.evaluate import Task
     from trtkit.graph import load_model
-    from trtkit.quant.sensitivity import Probe, measure_sensitivity
-    from trtkit.quant.sensitivity_plot import plot_sensitivity, require_plot
+    from trtkit.quant.budget.plot import plot_sensitivity, require_plot
+    from trtkit.quant.budget.sensitivity import Probe, measure_sensitivity
 
     if probe not in _PROBES:
         raise SpecError(f"--probe is '{probe}'. Choose one of: {', '.join(_PROBES)}")

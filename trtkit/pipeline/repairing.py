@@ -16,9 +16,9 @@ from trtkit.pipeline.source import own_passes
 from trtkit.pipeline.state import Candidate, State
 from trtkit.precision import Precision
 from trtkit.progress import Progress
-from trtkit.quant.budget import WithinBudget, lower_within
+from trtkit.quant.budget.search import WithinBudget, lower_within
+from trtkit.quant.budget.sensitivity import LayerLoss, with_kept
 from trtkit.quant.lower import Lowered, lower
-from trtkit.quant.sensitivity import LayerLoss, with_kept
 from trtkit.recipe import EvaluateSection
 
 __all__ = ["Repairs", "task_of"]

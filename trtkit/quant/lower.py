@@ -17,22 +17,22 @@ from trtkit.graph.readiness import made_ready, why_not_ready
 from trtkit.graph.run import run_model
 from trtkit.metrics import cosine, sqnr_db
 from trtkit.precision import Precision, QuantSpec
-from trtkit.quant.cache import cache_scales, cover_fused
-from trtkit.quant.dla import dla_coverage, tie_scales
-from trtkit.quant.dynamic import to_int8_dynamic
-from trtkit.quant.emulation import emulate_bf16
-from trtkit.quant.fp8 import insert_fp8
-from trtkit.quant.half import BF16, FP16
+from trtkit.quant.floats.emulation import emulate_bf16
+from trtkit.quant.floats.fp8 import insert_fp8
+from trtkit.quant.floats.half import BF16, FP16
+from trtkit.quant.floats.keeplist import fp32_nodes, keep_notes
+from trtkit.quant.floats.mixed import SCALE_OPSET, SMALLEST_WEIGHT, keep_small, type_quantized
+from trtkit.quant.floats.typed import BF16_OPSET, to_half
 from trtkit.quant.index import GraphIndex
-from trtkit.quant.int4 import BLOCK_OPSET, insert_int4
-from trtkit.quant.keeplist import fp32_nodes, keep_notes
-from trtkit.quant.mixed import SCALE_OPSET, SMALLEST_WEIGHT, keep_small, type_quantized
-from trtkit.quant.nbits import to_matmul_nbits
+from trtkit.quant.linears.dynamic import to_int8_dynamic
+from trtkit.quant.linears.int4 import BLOCK_OPSET, insert_int4
+from trtkit.quant.linears.nbits import to_matmul_nbits
 from trtkit.quant.placement import get_placement
-from trtkit.quant.qdq import insert_qdq
 from trtkit.quant.scales.equalize import equalize
 from trtkit.quant.scales.smooth import smooth
-from trtkit.quant.typed import BF16_OPSET, to_half
+from trtkit.quant.static.qdq import insert_qdq
+from trtkit.quant.weak.cache import cache_scales, cover_fused
+from trtkit.quant.weak.dla import dla_coverage, tie_scales
 from trtkit.ranges import CalibrationTable
 from trtkit.ranges.cache import format_cache
 from trtkit.runtime.ort import AS_WRITTEN

@@ -11,8 +11,8 @@ import pytest
 from trtkit.graph import run_model
 from trtkit.precision import QuantSpec
 from trtkit.quant.placement import get_placement
-from trtkit.quant.qdq import insert_qdq
 from trtkit.quant.scales.bias import output_shift
+from trtkit.quant.static.qdq import insert_qdq
 from trtkit.ranges import CalibrationTable
 
 Make = Callable[..., onnx.ModelProto]

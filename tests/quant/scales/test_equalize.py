@@ -14,8 +14,8 @@ from trtkit.metrics import sqnr_db
 from trtkit.precision import Precision, QuantSpec
 from trtkit.quant import lower
 from trtkit.quant.placement import get_placement
-from trtkit.quant.qdq import insert_qdq
 from trtkit.quant.scales.equalize import equalize
+from trtkit.quant.static.qdq import insert_qdq
 from trtkit.ranges import CalibrationTable
 from trtkit.ranges.cache import parse_cache
 from trtkit.target import get_target

@@ -23,11 +23,11 @@ from trtkit.quant.audit.dynamic import dynamic_layers, make_float
 from trtkit.quant.audit.integers import keep_integers
 from trtkit.quant.audit.lifting import Lifted, lift, prepare
 from trtkit.quant.audit.ranges import implied_ranges, table_of
+from trtkit.quant.budget.macs import WEIGHTED_OPS
 from trtkit.quant.feeds import feeds_like
 from trtkit.quant.index import GraphIndex, node_name
-from trtkit.quant.macs import WEIGHTED_OPS
 from trtkit.quant.placement import Placement, get_placement, place
-from trtkit.quant.qdq import insert_qdq
+from trtkit.quant.static.qdq import insert_qdq
 from trtkit.ranges import CalibrationTable
 from trtkit.runtime.ort import AS_WRITTEN
 from trtkit.target import Target

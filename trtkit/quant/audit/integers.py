@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 
 from trtkit.quant.audit.lifting import Lifted
+from trtkit.quant.budget.macs import WEIGHTED_OPS
 from trtkit.quant.index import GraphIndex, as_tensor
-from trtkit.quant.macs import WEIGHTED_OPS
 from trtkit.quant.placement import weight_axis
 
 __all__ = ["keep_integers"]

@@ -15,8 +15,8 @@ from trtkit.graph.run import random_feeds
 from trtkit.quant.audit.kernels import INTEGER_KERNELS, Kernels, read_kernels
 from trtkit.quant.audit.lifting import Lifted, lift, prepare
 from trtkit.quant.audit.step import Step, node_step
+from trtkit.quant.budget.macs import WEIGHTED_OPS, count_macs
 from trtkit.quant.index import GraphIndex, node_name
-from trtkit.quant.macs import WEIGHTED_OPS, count_macs
 from trtkit.target import Target
 
 __all__ = ["Form", "Layer", "Subject", "examine"]

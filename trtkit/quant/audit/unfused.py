@@ -15,8 +15,8 @@ import onnx
 
 from trtkit.findings import Finding
 from trtkit.quant.audit.subject import Form, Subject
+from trtkit.quant.budget.macs import WEIGHTED_OPS
 from trtkit.quant.index import attribute, node_name
-from trtkit.quant.macs import WEIGHTED_OPS
 from trtkit.quant.placement import get_placement, is_depthwise, weight_axis
 
 __all__ = ["TENSORRT_SLOWS", "float_layers", "float_stored", "half_quantized", "shared_scales"]

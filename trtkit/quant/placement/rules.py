@@ -11,7 +11,8 @@ ONNX Runtime CPU: a Conv runs in integers when its inputs come from DequantizeLi
   QuantizeLinear, so both sides are quantized (Gemm and MatMul may leave their output in float); biases are INT32 with
   scale s_x * s_w; an activation that the saturation of the output's Q performs anyway (Relu, Clip) is dropped, so
   Conv becomes one QLinearConv. Add, Mul, pooling and Concat compute in integers only between integers; so do the gates
-  of SiLU and HardSwish (trtkit.quant.gates). The x86 kernels take a constant number beside them as an integer, too.
+  of SiLU and HardSwish (trtkit.quant.static.gates). The x86 kernels take a constant number beside them as an integer,
+  too.
 
 Neither: Softmax, LayerNormalization, Gelu and Erf, Exp and Log, TopK and NonMaxSuppression, Gather from embeddings:
   they lose accuracy and gain no speed. Q/DQ stands beside them only where a neighbour has a rule.
@@ -68,11 +69,11 @@ class Placement:
             EfficientNet-Lite0 alone costs 2 points of agreement with FP32 on the symmetric grid (0.915 against 0.934
             of 576 photographs).
         few_products: Convolutions that sum at most as many products an output value stay in floating point when their
-            input's rounding is coarser than `least_sqnr_db`; see trtkit.quant.narrow.
+            input's rounding is coarser than `least_sqnr_db`; see trtkit.quant.static.narrow.
         least_sqnr_db: Signal-to-quantization-noise ratio that such an input needs, in dB.
         narrowest_input: Convolutions of fewer input channels get zero channels up to this number; see
-            trtkit.quant.padding.
-        matrix_products: Wide convolutions run as matrix products; see trtkit.quant.amx.
+            trtkit.quant.static.padding.
+        matrix_products: Wide convolutions run as matrix products; see trtkit.quant.static.amx.
     """
 
     name: str

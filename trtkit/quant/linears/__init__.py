@@ -1,0 +1,1 @@
+"""Weights of matrix products: dynamic INT8, INT4."""

@@ -1,0 +1,1 @@
+"""TensorRT 8.5 to 10 without strong typing: calibration cache, DLA."""
