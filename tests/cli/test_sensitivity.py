@@ -13,7 +13,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 from trtkit.errors import AccuracyError, CalibrationError, SpecError
-from trtkit.quant import sensitivity as sensitivity_room
+from trtkit.quant.budget import sensitivity as sensitivity_room
 from trtkit.runtime.bench import Paired
 
 Trtkit = Callable[..., str]

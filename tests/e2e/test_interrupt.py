@@ -27,7 +27,7 @@ def feed():
     for index in range(40):
         if index > 8 and (HERE / "slow").exists():
             (HERE / "begun").touch()
-            time.sleep(0.05)
+            time.sleep(0.25)
         yield {"image": rng.random((3, 8, 8), np.float32)}
 '''
 

@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 from trtkit.pipeline import deploy
-from trtkit.quant import budget
+from trtkit.quant.budget import search
 from trtkit.recipe import Recipe
 
 WriteRecipe = Callable[..., Recipe]
@@ -54,8 +54,8 @@ def fragile(project: Path) -> None:
 def test_the_layer_that_breaks_stays_in_float_on_each_target(recipe_of: WriteRecipe,
                                                              monkeypatch: pytest.MonkeyPatch) -> None:
     searches: list[str] = []
-    real = budget.measure_sensitivity
-    monkeypatch.setattr(budget, "measure_sensitivity",
+    real = search.measure_sensitivity
+    monkeypatch.setattr(search, "measure_sensitivity",
                         lambda model, target, *args, **more: (searches.append(target.name),
                                                               real(model, target, *args, **more))[1])
     recipe = recipe_of({"pi5": ["int8"], "rtx": ["int8"], "trt10": ["int8"], "jetson-xavier-jp5": ["int8"]},

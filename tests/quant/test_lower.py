@@ -138,6 +138,15 @@ def test_weak_int8_is_plain_onnx_with_a_cache_for_each_of_its_tensors(lowered: C
     assert scales["a"] == scales["r"]
 
 
+def test_weak_lowering_says_that_the_board_may_not_keep_a_layer(residual: onnx.ModelProto, table: Table,
+                                                                feeds: MakeFeeds) -> None:
+    counted = table(residual, feeds(residual, count=4))
+    for keep, said in ((NodeSelector(op_types=("Add",)), True), (NodeSelector(), False)):
+        result = lower(residual, get_target("jetson-xavier-jp5"), Precision.INT8, table=counted,
+                       spec=QuantSpec(keep=keep))
+        assert any("may run in INT8 on the board" in note for note in result.notes) is said
+
+
 def test_weak_fp16_is_plain_onnx_without_a_cache(lowered: Callable[[str, Precision], Lowered]) -> None:
     result = lowered("jetson-xavier-jp5", Precision.FP16)
     assert result.cache is None

@@ -111,6 +111,9 @@ def lower(model: onnx.ModelProto, target: Target, precision: Precision, *, table
     if target.typing != "weak":
         lowered = model_bytes(typed) if precision is Precision.BF16 else simulation
         return Lowered(target.name, precision, lowered, simulation, None, notes, target.is_tensorrt)
+    if spec.keep.names or spec.keep.op_types:
+        notes += ("what is kept in float here may run in INT8 on the board: builder flags and cache hold for the "
+                  "whole network",)
     on_dla = target.device == "dla"
     if on_dla:
         notes += (str(dla_coverage(model, target.sm)),)

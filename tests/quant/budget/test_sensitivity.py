@@ -13,7 +13,8 @@ import pytest
 from trtkit.calib import Sample
 from trtkit.errors import SpecError
 from trtkit.precision import NodeSelector, Precision, QuantSpec
-from trtkit.quant import lower, sensitivity
+from trtkit.quant import lower
+from trtkit.quant.budget import sensitivity
 from trtkit.quant.budget.plot import plot_sensitivity
 from trtkit.quant.budget.sensitivity import Probe, Sensitivity, measure_sensitivity, quantized_layers
 from trtkit.ranges import CalibrationTable
