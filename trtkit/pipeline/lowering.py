@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx
 
+from trtkit.errors import SpecError
 from trtkit.files import atomic_write
 from trtkit.graph import model_bytes, model_inputs, random_feeds, rewrite
 from trtkit.pipeline.calibration import source_of
@@ -33,15 +34,21 @@ def lower_step(state: State, progress: Progress) -> State:
     samples = _samples(state)
     reference = model_bytes(state.graph)
     unjudged = state.recipe.evaluate is None  # else the step that evaluates says what is too far, and repairs it
-    wanted = [(each.target, precision) for each in state.recipe.deployments
-              for precision in _precisions(each, state.graph)]
+    wanted = [(each, precision) for each in state.recipe.deployments for precision in _precisions(each, state.graph)]
     candidates: list[Candidate] = []
     notes = list(state.notes)
     files: dict[str, Path] = {}
-    for done, (target, precision) in enumerate(wanted):
+    for done, (deployment, precision) in enumerate(wanted):
         progress("Lowering", done, len(wanted))
+        target = deployment.target
         model = rewrite(state.graph, own_passes(state.recipe, target)).model
-        lowered = lower(model, target, precision, table=state.table, spec=state.recipe.quantize)
+        try:
+            lowered = lower(model, target, precision, table=state.table, spec=state.recipe.quantize)
+        except SpecError as err:
+            if precision in deployment.precisions:
+                raise
+            notes.append(f"{target.name} {precision.value} is not tried: {err}")
+            continue
         check = check_lowered(reference, lowered, samples, smallest_cosine=_UNJUDGED_COSINE if unjudged else -1.0)
         digest = hashlib.sha256(lowered.model).hexdigest()
         if digest not in files:
