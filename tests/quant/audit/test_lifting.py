@@ -98,3 +98,15 @@ def test_lift_refuses_a_graph_in_onnx_runtimes_own_layout() -> None:
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
     with pytest.raises(GraphError, match="channels-last"):
         lifted(model)
+
+
+def test_lift_pads_with_the_number_that_a_zero_point_stands_for(make: Make, answers: Answers) -> None:
+    model = make("g (float[1,3,8,8] x) => (float[1,5,8,8] y) { q = QuantizeLinear(x, s, z) p = Pad(q, pads, z)"
+                 " d = DequantizeLinear(p, s, z) y = Neg(d) }", s=np.float32(0.05), z=np.uint8(100),
+                 pads=np.array([0, 0, 0, 0, 0, 2, 0, 0]))
+    result = lifted(model).model
+    assert operators(result) == ["Neg", "Pad"]
+    found = answers(result)
+    assert found.shape[1:] == (5, 8, 8)
+    np.testing.assert_array_equal(found[:, 3:], 0)
+    np.testing.assert_allclose(found, answers(model), atol=0.026)

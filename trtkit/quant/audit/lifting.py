@@ -223,7 +223,17 @@ class _Lifting:
             copied.input[position] = self._resolve(name)
             if name in self.steps and node.output:
                 self.lifted.reads[node.output[0], position] = self.steps[name]
+        if node.op_type == "Pad" and node.input[0] in self.steps:
+            self._pad_with_float(copied, self.steps[node.input[0]])
         self._add(copied)
+
+    def _pad_with_float(self, pad: Any, step: Step) -> None:
+        """Replace the integer that a Pad between Q and DQ fills in by the number that it stands for."""
+        integer = self.index.constant(_input(pad, 2))
+        if integer is not None and integer.dtype.kind in "iu":
+            name = self.index.new_name(f"{pad.input[2]}_float")
+            self.initializers[name] = as_tensor(name, step.dequantize(integer))
+            pad.input[2] = name
 
     def _add(self, node: Any) -> None:
         self.nodes.append(node)
