@@ -35,7 +35,7 @@ def half_quantized(subject: Subject) -> Iterator[Finding]:
     for form, has, lacks in ((Form.WEIGHTS, "weights", "input"), (Form.INPUT, "input", "weights")):
         names = [layer.name for layer in subject.layers if layer.form is form and not layer.in_integers
                  and not _weight_only(subject, layer.node)]
-        yield from subject.warn("half quantized", names, f"Layers have quantized {has} and a float {lacks}: "
+        yield from subject.warn("half quantized", names, f"Layers have quantized {has} and float {lacks}: "
                                 "they run in floating point", "Quantize both, or neither: trtkit quantize")
 
 

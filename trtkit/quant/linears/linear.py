@@ -11,7 +11,7 @@ import onnx
 
 from trtkit.errors import SpecError
 from trtkit.precision import QuantSpec
-from trtkit.quant.index import GraphIndex, as_tensor, attribute, hide_initializers, node_name
+from trtkit.quant.index import GraphIndex, as_tensor, attribute, hide_initializers, node_name, store_nodes
 from trtkit.quant.placement import end_layers
 from trtkit.tensors import Array
 
@@ -130,7 +130,7 @@ def replace_linears(model: onnx.ModelProto, spec: QuantSpec, precision: str,
                         "calibrates, or fp32")
     if convolutions:
         notes += (f"{convolutions} convolutions stay in FP32",)
-    _write(changed.graph, index, editor)
+    store_nodes(changed.graph, index, editor.nodes, editor.initializers.values())
     return changed, (f"{done} weights in {precision}", *notes)
 
 
@@ -156,14 +156,3 @@ def _linear(index: GraphIndex, node: Any) -> Linear | str | None:
         return f"they have fewer than {_FEWEST_COLUMNS} outputs"
     matrix = matrix if alpha == 1.0 else matrix * np.float32(alpha)
     return Linear(node, node.input[0], matrix, (node.input[1], transposed, alpha), addend)
-
-
-def _write(graph: onnx.GraphProto, index: GraphIndex, editor: LinearEditor) -> None:
-    """Store the nodes, and of the initializers those that are still read."""
-    used = {name for node in editor.nodes for name in node.input} | index.captured | set(index.outputs)
-    nodes, initializers = onnx.GraphProto(), onnx.GraphProto()
-    nodes.node.extend(editor.nodes)
-    initializers.initializer.extend(tensor for name, tensor in editor.initializers.items() if name in used)
-    del graph.node[:], graph.initializer[:], graph.value_info[:]
-    graph.node.extend(nodes.node)
-    graph.initializer.extend(initializers.initializer)
