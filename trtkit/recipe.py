@@ -271,8 +271,8 @@ def _deployment(row: Any, own_targets: Path | None) -> Deployment:
     if "name" not in row:
         raise SpecError(f"A [[target]] has no 'name'. There are: {', '.join(load_targets(own_targets))}")
     target = get_target(read_value(str, row["name"], "[[target]] name"), own_targets)
-    precisions: tuple[Precision, ...] = read_value(tuple[Precision, ...], row.get("precisions", ["int8"]),
-                                                   "[[target]] precisions")
+    asked_for = row.get("precisions", [target.usual_precision.value])
+    precisions: tuple[Precision, ...] = read_value(tuple[Precision, ...], asked_for, "[[target]] precisions")
     if not precisions:
         raise SpecError(f"[[target]] '{target.name}' has no precisions. "
                         f"It runs: {', '.join(each.value for each in target.precisions)}")

@@ -97,6 +97,11 @@ class Target:
         """Whether TensorRT, of either flavour, runs it."""
         return self.runtime != "onnxruntime"
 
+    @property
+    def usual_precision(self) -> Precision:
+        """What INT8 is wanted as where nothing is said: with FP16 around it where the target has that."""
+        return Precision.INT8_FP16 if Precision.INT8_FP16 in self.precisions else Precision.INT8
+
     def check(self, precision: Precision) -> None:
         """Raise SpecError when this target cannot run `precision`."""
         if precision not in self.precisions:

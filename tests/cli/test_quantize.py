@@ -91,7 +91,7 @@ def test_quantize_writes_fp16_without_a_table(tmp_path: Path, net: Path, trtkit:
 
 def test_quantize_keeps_what_is_named_in_float(tmp_path: Path, net: Path, table: Path, trtkit: Trtkit) -> None:
     def quantizers(*flags: str) -> int:
-        trtkit("quantize", net, "--target", "rtx", "--calib", table, "-o", tmp_path / "out.onnx", *flags)
+        trtkit("quantize", net, "--target", "trt10", "--calib", table, "-o", tmp_path / "out.onnx", *flags)
         return _operators(tmp_path / "out.onnx").count("QuantizeLinear")
 
     assert quantizers("--keep-op", "Gemm") < quantizers()
@@ -100,7 +100,7 @@ def test_quantize_keeps_what_is_named_in_float(tmp_path: Path, net: Path, table:
 
 
 @pytest.mark.parametrize(("flags", "error", "says"), [
-    ((), CalibrationError, "int8 for target 'rtx' needs a calibration table. Run: trtkit calibrate"),
+    ((), CalibrationError, "int8.fp16 for target 'rtx' needs a calibration table. Run: trtkit calibrate"),
     (("--calib", "absent.calib"), CalibrationError, r"'absent\.calib' cannot be read: No such file"),
     (("--target", "x86-vnni", "--precision", "fp16"), SpecError, r"does not run fp16. It runs: fp32, int8"),
     (("--target", "x68"), SpecError, "Target 'x68' is unknown. There are: rtx"),

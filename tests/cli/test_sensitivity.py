@@ -70,7 +70,7 @@ def rows_of(printed: str) -> list[list[str]]:
 def test_sensitivity_prints_and_writes_the_layers_by_their_noise(net: Path, calib: Path, data: Path, tmp_path: Path,
                                                                  trtkit: Trtkit) -> None:
     out = tmp_path / "sens.json"
-    printed = trtkit("sensitivity", net, "--target", "rtx", "--calib", calib, "--data", data, "--limit", 6, "-o", out,
+    printed = trtkit("sensitivity", net, "--target", "trt10", "--calib", calib, "--data", data, "--limit", 6, "-o", out,
                      "--plot", tmp_path / "sens.png")
     rows = rows_of(printed)
     assert [row[:2] for row in rows[:1]] == [["make_b", "Conv"]]
@@ -103,7 +103,7 @@ def test_an_interrupted_sensitivity_is_resumed_by_the_same_command(net: Path, ca
             raise KeyboardInterrupt
         return real(*args, **more)  # type: ignore[arg-type]
 
-    command = ("sensitivity", net, "--target", "rtx", "--calib", calib, "--limit", 2, "-o", tmp_path / "sens.json")
+    command = ("sensitivity", net, "--target", "trt10", "--calib", calib, "--limit", 2, "-o", tmp_path / "sens.json")
     monkeypatch.setattr(sensitivity_room, "lower", interrupted)
     with pytest.raises(SystemExit) as ended:
         trtkit(*command)
@@ -119,7 +119,7 @@ def test_an_interrupted_sensitivity_is_resumed_by_the_same_command(net: Path, ca
 @pytest.mark.parametrize(("flags", "error", "says"), [
     (("-o", "x.txt"), SpecError, r"'x.txt' has the ending '.txt'. Give a .json or a .csv"),
     (("-o", "x.json", "--probe", "both"), SpecError, "--probe is 'both'. Choose one of: alone, rest"),
-    (("-o", "x.json"), CalibrationError, "int8 for target 'rtx' needs a calibration table"),
+    (("-o", "x.json"), CalibrationError, "int8.fp16 for target 'rtx' needs a calibration table"),
     (("-o", "x.json", "--plot", "x.gif"), SpecError, "ending '.gif'. Choose one of: .png"),
 ], ids=["ending", "probe", "table", "plot"])
 def test_sensitivity_refuses_before_the_work(net: Path, trtkit: Trtkit, flags: tuple[str, ...],

@@ -29,7 +29,7 @@ linear (float[batch,3,8,8] image) => (float[batch,8,8,columns] scores) {
     ({"name": "pi5"}, 2, ["fp32", "int8"]),
     ({"name": "pi5"}, 0, ["fp32", "int8"]),
     ({"name": "pi5", "precisions": ["int8"]}, 16, ["fp32", "int8"]),
-    ({"name": "jetson-orin-jp6"}, 16, ["int8"]),
+    ({"name": "jetson-orin-jp6"}, 16, ["int8+fp16"]),
 ], ids=["open", "too-narrow", "no-matrix-products", "chosen", "gpu"])
 def test_dynamic_int8_is_tried_on_a_cpu_where_the_choice_is_open_and_there_are_matrix_products(
         recipe_of: Callable[..., Recipe], project: Path, row: dict[str, object], columns: int,

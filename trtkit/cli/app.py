@@ -25,7 +25,7 @@ COMMANDS = {
     "rewrite": "ONNX -> ONNX by named passes, each checked numerically.",
     "calibrate": "ONNX + data -> calibration table, in one resumable sweep.",
     "sensitivity": "ONNX + table -> its layers by the accuracy that quantizing each one costs.",
-    "quantize": "ONNX + table -> ONNX lowered for a target (FP16, INT8), checked, within a budget.",
+    "quantize": "ONNX + table -> ONNX lowered for a target (FP16 to INT4), checked, within a budget.",
     "audit": "Why a quantized ONNX model is not faster on a target, or wrong there; --fix repairs it.",
     "compare": "Two models on the same data: outputs, layers, task metrics.",
     "build": "ONNX -> TensorRT plan, in a child process.",

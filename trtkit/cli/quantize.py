@@ -38,8 +38,8 @@ def quantize(
     target: Annotated[str, typer.Option(help="What it is for, such as jetson-orin-jp6; trtkit doctor lists all.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="ONNX model to write.")],
     precision: Annotated[Precision | None, typer.Option(
-        help="Number format; int8 when not given, with --max-drop int8+fp16 where the target has it.")] = None,
-    calib: Annotated[Path | None, typer.Option(help="Calibration table; needed for int8 and fp8.")] = None,
+        help="Number format; int8+fp16 when not given, int8 where the target lacks it.")] = None,
+    calib: Annotated[Path | None, typer.Option(help="Calibration table; needed for int8, int8+fp16 and fp8.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Where to write the calibration cache of a weakly typed "
                                                     "TensorRT target; OUTPUT.cache when not given.")] = None,
     estimator: Annotated[Estimator, typer.Option(help="How ranges are chosen.")] = QuantSpec.estimator,
@@ -85,18 +85,18 @@ def quantize(
     table = read_table(calib, proto)
     spec = QuantSpec(estimator, percentile, bias_correction, equalize=equalize, smoothing=smoothing, block=block,
                      rounding=rounding, ends=ends, keep=NodeSelector(tuple(keep or ()), tuple(keep_op or ())))
+    precision = precision or chosen.usual_precision
     if max_drop is None or data is None:
-        lowered = lower(proto, chosen, precision or Precision.INT8, table=table, spec=spec)
+        lowered = lower(proto, chosen, precision, table=table, spec=spec)
         how = _noise_check(proto, lowered, table)
         atomic_write(output, lowered.model)
         console.print(f"{escape(str(output))}: {lowered.precision.value} for {chosen.name}, "
                       f"{len(lowered.model) / 1e6:.2f} MB, {how} ({'; '.join(lowered.notes) or 'as it was'})",
                       soft_wrap=True)
     else:
-        mixed = Precision.INT8_FP16 if Precision.INT8_FP16 in chosen.precisions else Precision.INT8
         prepare = read_preprocess(preprocess) if preprocess else None
         part = output.with_name(f"{output.name}.sensitivity.part")
-        found, speedup = _within_budget(proto, chosen, precision or mixed, max_drop, data, prepare, limit, table, spec,
+        found, speedup = _within_budget(proto, chosen, precision, max_drop, data, prepare, limit, table, spec,
                                         multi_label, part)
         lowered = found.lowered
         atomic_write(output, lowered.model if speedup is None or speedup.b_is_faster else model_bytes(proto))

@@ -30,8 +30,9 @@ def sensitivity(
     model: Annotated[Path, typer.Argument(help="FP32 ONNX model, the one that was calibrated.")],
     target: Annotated[str, typer.Option(help="What it is for, such as jetson-orin-jp6; trtkit doctor lists all.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="What to write: .json, or .csv.")],
-    calib: Annotated[Path | None, typer.Option(help="Calibration table; needed for int8 and fp8.")] = None,
-    precision: Annotated[Precision, typer.Option(help="Number format.")] = Precision.INT8,
+    calib: Annotated[Path | None, typer.Option(help="Calibration table; needed for int8, int8+fp16 and fp8.")] = None,
+    precision: Annotated[Precision | None, typer.Option(
+        help="Number format; int8+fp16 when not given, int8 where the target lacks it.")] = None,
     data: Annotated[str | None, typer.Option(
         help="Samples, best with labels: folder of images, .npz, .npy, COCO .json, video, or path.py:function. Noise "
              "like the calibrated data when not given.")] = None,
@@ -69,8 +70,8 @@ def sensitivity(
     part = output.with_name(f"{output.name}.part")
     with rich_progress() as progress, resumable(part):
         found = measure_sensitivity(
-            proto, chosen, precision, samples=samples, table=table, probe=Probe(probe), checkpoint=part,
-            spec=QuantSpec(estimator, keep=NodeSelector(tuple(keep or ()))),
+            proto, chosen, precision or chosen.usual_precision, samples=samples, table=table, probe=Probe(probe),
+            checkpoint=part, spec=QuantSpec(estimator, keep=NodeSelector(tuple(keep or ()))),
             task=Task.MULTI_LABEL if multi_label else Task.CLASSIFY, progress=progress)
     text = found.to_csv() if output.suffix.lower() == ".csv" else json.dumps(found.to_json(), indent=1) + "\n"
     atomic_write(output, text.encode())
