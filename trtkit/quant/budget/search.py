@@ -20,7 +20,9 @@ from trtkit.evaluate.accuracy import LabelledSample, Task
 from trtkit.evaluate.loss import Loss
 from trtkit.precision import Precision, QuantSpec
 from trtkit.progress import Progress, silent
-from trtkit.quant.budget.sensitivity import LayerLoss, Sensitivity, measure_sensitivity, with_kept
+from trtkit.quant.budget.macs import count_macs
+from trtkit.quant.budget.sensitivity import LayerLoss, Sensitivity, measure_sensitivity, quantized_layers, with_kept
+from trtkit.quant.index import node_name
 from trtkit.quant.lower import Lowered, lower
 from trtkit.ranges import CalibrationTable
 from trtkit.target import Target
@@ -59,7 +61,7 @@ class WithinBudget:
         loss: What it loses.
         trials: Every evaluation in order; the first one is of the model with no layer kept.
         sensitivity: Of all layers; None where nothing had to be kept.
-        quantized_macs: Share of the multiply-accumulates that are quantized, 0 to 1.
+        quantized_macs: Share of all multiply-accumulates that are quantized, 0 to 1.
     """
 
     lowered: Lowered
@@ -104,8 +106,8 @@ def lower_within(model: onnx.ModelProto, target: Target, precision: Precision, j
 
     Raises:
         AccuracyError: The budget does not hold with every layer in float, or holds only then.
-        SpecError: max_drop is negative, nothing of the model is quantized, or the target's TensorRT takes precisions
-            from builder flags, which hold for the whole network.
+        SpecError: max_drop is negative, there is no sample, nothing of the model is quantized, or the target's TensorRT
+            takes precisions from builder flags, which hold for the whole network.
     """
     if not max_drop >= 0:
         raise SpecError(f"max_drop is {max_drop}. Give points of the task metric, 0 or more")
@@ -113,13 +115,16 @@ def lower_within(model: onnx.ModelProto, target: Target, precision: Precision, j
         raise SpecError(f"Target '{target.name}' takes its precision from a builder flag and its scales from a cache, "
                         "which hold for the whole network, so no layer can be kept in float. Try other estimators, "
                         "calibrate on more data, or lower to fp16")
+    samples = list(samples)
+    if not samples:
+        raise SpecError("There is no sample to rank the layers on. Give a few real ones")
     search = _Search(model, target, precision, judge, max_drop, table, spec, progress)
     if search.holds(()):
-        return search.result((), None)
+        return search.result((), None, samples)
     sensitivity = measure_sensitivity(model, target, precision, samples=samples, table=table, spec=spec, task=task,
                                       output=output, checkpoint=checkpoint, progress=progress)
     kept = search.smallest(_by_gain(sensitivity.layers))
-    return search.result(tuple(sorted(kept, key=lambda each: -each.noise)), sensitivity)
+    return search.result(tuple(sorted(kept, key=lambda each: -each.noise)), sensitivity, samples)
 
 
 def _by_gain(layers: tuple[LayerLoss, ...]) -> tuple[LayerLoss, ...]:
@@ -185,12 +190,18 @@ class _Search:
                 kept = fewer
         return kept
 
-    def result(self, kept: tuple[LayerLoss, ...], sensitivity: Sensitivity | None) -> WithinBudget:
+    def result(self, kept: tuple[LayerLoss, ...], sensitivity: Sensitivity | None,
+               samples: list[LabelledSample]) -> WithinBudget:
         names = frozenset(each.name for each in kept)
-        total = sum(each.macs for each in sensitivity.layers) if sensitivity else 0
-        share = 1 - sum(each.macs for each in kept) / total if total else 1.0
         trials = tuple(Trial(len(each), loss) for each, loss in self._tried.items())
-        return WithinBudget(self._lower(names), kept, self._tried[names], trials, sensitivity, share)
+        lowered = self._lower(names)
+        return WithinBudget(lowered, kept, self._tried[names], trials, sensitivity, self._share(lowered, samples))
+
+    def _share(self, lowered: Lowered, samples: list[LabelledSample]) -> float:
+        shapes = {name: array.shape for name, array in samples[0].feeds.items()}
+        macs = count_macs(self._model, shapes)
+        quantized = quantized_layers(self._model, onnx.load_from_string(lowered.simulation))
+        return sum(macs.get(node_name(node), 0) for node in quantized) / max(sum(macs.values()), 1)
 
     def _lower(self, names: frozenset[str]) -> Lowered:
         return lower(self._model, self._target, self._precision, table=self._table,
