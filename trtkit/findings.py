@@ -1,11 +1,12 @@
-"""What an audit found: of a calibration, or of a quantized model."""
+"""What is told about tensors and nodes: the findings of an audit, and many names in one line."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["Finding", "Severity"]
+__all__ = ["Finding", "Severity", "some_of"]
 
 _SHOWN = 3
 
@@ -40,5 +41,10 @@ class Finding:
     @property
     def where(self) -> str:
         """The first names, and how many more there are; "" for the whole."""
-        shown = ", ".join(self.names[:_SHOWN])
-        return shown + (f" and {len(self.names) - _SHOWN} more" if len(self.names) > _SHOWN else "")
+        return some_of(self.names)
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Return the first names and how many more there are, for a message."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

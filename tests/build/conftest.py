@@ -57,6 +57,22 @@ def qdq_model() -> Callable[..., bytes]:
 
 
 @pytest.fixture
+def fp8_model() -> bytes:
+    """Return a MatMul whose input goes through FP8 as ONNX bytes."""
+    text = """g (float16[4,16] x) => (float16[4,16] y) {
+        q = QuantizeLinear(x, s, z)
+        d = DequantizeLinear(q, s, z)
+        wd = DequantizeLinear(w, s, z)
+        y = MatMul(d, wd) }"""
+    model = onnx.load_from_string(_bytes(text, {"s": np.asarray(0.05, np.float16)}, 19))
+    for name, dims in (("z", []), ("w", [16, 16])):
+        raw = bytes(int(np.prod(dims, dtype=int)))
+        model.graph.initializer.append(helper.make_tensor(name, TensorProto.FLOAT8E4M3FN, dims, raw, raw=True))
+    model.ir_version = 9
+    return bytes(model.SerializeToString())
+
+
+@pytest.fixture
 def gemm_model() -> bytes:
     """Gemm in FP32, which TensorRT-RTX cannot do on Turing."""
     weights = np.random.default_rng(1).normal(size=(8, 4)).astype(np.float32)

@@ -74,6 +74,18 @@ def test_build_targets_the_compute_capabilities_that_are_asked_for(conv_model: M
     assert plan.key.sm == read_plan_header(plan.data).compute_capabilities == ("8.6", "8.9")
 
 
+@pytest.mark.parametrize("precision", [Precision.FP8, Precision.FP32], ids=["named", "not-named"])
+def test_build_is_for_gpus_with_fp8_when_the_model_holds_it(fp8_model: bytes, precision: Precision) -> None:
+    plan = build_plan(fp8_model, options(precision=precision))
+    assert plan.key.sm == read_plan_header(plan.data).compute_capabilities == ("8.9", "12.0")
+
+
+def test_build_is_for_all_gpus_when_the_model_holds_int8_alone(qdq_model: Model) -> None:
+    plan = build_plan(qdq_model(), options(precision=Precision.INT8, batch=(1, 2, 4)))
+    assert "8.9" not in plan.key.sm
+    assert not {"8.9", "12.0"} >= set(plan.key.sm)
+
+
 def test_build_feeds_values_when_an_input_is_a_shape_tensor(reshape_by_input_model: bytes) -> None:
     profile = ShapeProfile({"shape": (1, 1)}, {"shape": (4, 6)}, {"shape": (24, 24)})
     assert is_plan(build_plan(reshape_by_input_model, options(profiles=(profile,))))

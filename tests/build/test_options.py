@@ -67,12 +67,3 @@ def test_options_refuse_a_target_without_tensorrt() -> None:
 def test_options_refuse_a_precision_that_the_target_lacks() -> None:
     with pytest.raises(SpecError, match="does not run fp32"):
         BuildOptions.for_target(get_target("orin-dla"), Precision.FP32)
-
-
-@pytest.mark.parametrize(("precision", "expected"), [
-    pytest.param(Precision.FP8, ("8.9", "12.0"), id="fp8"),
-    pytest.param(Precision.INT8, (), id="int8"),
-])
-def test_fp8_is_built_for_the_gpus_that_have_it(precision: Precision, expected: tuple[str, ...]) -> None:
-    assert BuildOptions.for_target(get_target("rtx"), precision).compute_capabilities == expected
-    assert BuildOptions.for_target(get_target("trt11"), precision).compute_capabilities == ()

@@ -56,7 +56,7 @@ def compile_model(flavour: Flavour, model: Path, options: BuildOptions, report: 
     parser = parse_onnx(flavour, network, logger, model, watch)
     profiles = check_profiles(network, options.profiles, options.batch, static=options.dla_core is not None)
     config = builder.create_builder_config()
-    configure(flavour, config, options, watch)
+    configure(flavour, network, config, options, watch)
     use_dla(flavour, builder, config, options, watch)
     added = add_profiles(builder, network, config, profiles, watch)
     calibrator = live = None

@@ -12,8 +12,13 @@ from trtkit.errors import BuildError
 __all__ = ["configure", "set_flag"]
 
 
-def configure(flavour: Flavour, config: Any, options: BuildOptions, watch: Watch) -> None:
-    """Set on `config` what holds for weak and strong typing alike.
+_FP8_CAPABILITIES = ("8.9", "12.0")
+"""GPUs with FP8 that TensorRT-RTX builds for. With none given it builds an FP8 engine for Ampere, too, which does not
+run there."""
+
+
+def configure(flavour: Flavour, network: Any, config: Any, options: BuildOptions, watch: Watch) -> None:
+    """Set on `config` what holds for weak and strong typing alike; the network is parsed.
 
     Raises:
         BuildError: This TensorRT lacks a setting or refused it.
@@ -28,8 +33,17 @@ def configure(flavour: Flavour, config: Any, options: BuildOptions, watch: Watch
         watch.check("TF32 cannot be turned off", not config.get_flag(flavour.trt.BuilderFlag.TF32))
     for name in ("SPARSE_WEIGHTS",) * options.sparse_weights + options.flags:
         set_flag(flavour, config, name, watch)
-    if options.compute_capabilities:
-        _set_compute_capabilities(flavour, config, options.compute_capabilities, watch)
+    capabilities = options.compute_capabilities
+    if not capabilities and hasattr(config, "num_compute_capabilities") and _holds_fp8(flavour, network):
+        capabilities = _FP8_CAPABILITIES
+    if capabilities:
+        _set_compute_capabilities(flavour, config, capabilities, watch)
+
+
+def _holds_fp8(flavour: Flavour, network: Any) -> bool:
+    layers = (network.get_layer(number) for number in range(network.num_layers))
+    return any(layer.get_output(place).dtype == flavour.trt.DataType.FP8
+               for layer in layers for place in range(layer.num_outputs))
 
 
 def set_flag(flavour: Flavour, config: Any, name: str, watch: Watch) -> None:

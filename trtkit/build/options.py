@@ -19,11 +19,6 @@ PRECISION_FLAGS = frozenset({"FP16", "BF16", "INT8", "FP8", "INT4", "FP4", "OBEY
 """Builder flags of weak typing; with strong typing the graph carries the precision."""
 
 
-_FP8_CAPABILITIES = ("8.9", "12.0")
-"""TensorRT-RTX: GPUs with FP8 that it builds for. With none given it builds an FP8 engine for Ampere, too, which does
-not run there; so the key says which ones it is for."""
-
-
 @dataclass(frozen=True)
 class BuildOptions:
     """How to build a plan. Every default is that of TensorRT.
@@ -48,7 +43,8 @@ class BuildOptions:
         tf32: Allow TF32 for FP32 layers. Off for strict FP32 parity.
         sparse_weights: Use 2:4 sparse kernels where the weights allow.
         flags: More builder flags by name, such as ("VERSION_COMPATIBLE",).
-        compute_capabilities: TensorRT-RTX: build for these, such as ("8.6", "8.9"). (): Ampere and later.
+        compute_capabilities: TensorRT-RTX: build for these, such as ("8.6", "8.9"). (): Ampere and later; Ada
+            and later where the model holds FP8.
         timing_cache: File of measured tactics, read and replaced; a missing one starts empty. Not on TensorRT-RTX.
         plugins: Plugin libraries (.so) to load before parsing.
     """
@@ -118,7 +114,7 @@ class BuildOptions:
         rtx = target.runtime == "tensorrt_rtx"
         fixed: dict[str, Any] = {
             "flavour": target.runtime, "version": target.tensorrt, "typing": target.typing, "precision": precision,
-            "sm": "" if rtx else target.sm, "compute_capabilities": _capabilities(target, precision) if rtx else (),
+            "sm": "" if rtx else target.sm, "compute_capabilities": (target.sm,) if rtx and target.sm else (),
             "dla_core": 0 if target.device == "dla" else None,
         }
         return cls(**{**fixed, **more})
@@ -146,12 +142,6 @@ class BuildOptions:
                       "compute_capabilities": tuple(data["compute_capabilities"]),
                       "timing_cache": None if timing is None else Path(timing),
                       "plugins": tuple(map(Path, data["plugins"]))})
-
-
-def _capabilities(target: Target, precision: Precision) -> tuple[str, ...]:
-    if target.sm:
-        return (target.sm,)
-    return _FP8_CAPABILITIES if precision is Precision.FP8 else ()
 
 
 def _choose(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -10,6 +10,7 @@ import onnx
 from trtkit.errors import AccuracyError
 from trtkit.evaluate import Accuracy, Loss, Task, loss_of
 from trtkit.files import atomic_write
+from trtkit.findings import some_of
 from trtkit.graph import rewrite
 from trtkit.pipeline.calibration import source_of
 from trtkit.pipeline.source import own_passes
@@ -24,7 +25,6 @@ from trtkit.recipe import EvaluateSection
 __all__ = ["Repairs", "task_of"]
 
 _SAMPLES = 8
-_SHOWN = 5
 _WHOLE = (Precision.FP32, Precision.FP16, Precision.BF16)
 """Precisions in which no layer is quantized, so none could be kept from it."""
 
@@ -93,8 +93,7 @@ class Repairs:
 
 
 def _note(each: Candidate, before: Loss, after: Loss, kept: tuple[LayerLoss, ...]) -> str:
-    layers = ", ".join(f"{layer.name} ({layer.sqnr_db:.1f} dB)" for layer in kept[:_SHOWN])
-    more = f" and {len(kept) - _SHOWN} more" if len(kept) > _SHOWN else ""
+    layers = some_of([f"{layer.name} ({layer.sqnr_db:.1f} dB)" for layer in kept])
     return (f"{each}: lost {before.points:.1f} points with every layer quantized; loses {after.points:.1f} with "
             f"{len(kept)} in float, named with the SQNR of the output when that layer alone is quantized: "
-            f"{layers}{more}")
+            f"{layers}")

@@ -17,6 +17,7 @@ import onnx
 from onnx import TensorProto
 
 from trtkit.errors import CalibrationError
+from trtkit.findings import some_of
 from trtkit.precision import NodeSelector
 from trtkit.quant.floats.mixed import half_scale
 from trtkit.quant.index import GraphIndex, as_tensor, attribute, hide_initializers, node_name, store_nodes
@@ -62,7 +63,7 @@ def insert_fp8(model: onnx.ModelProto, table: CalibrationTable, *, smallest: int
                 insertion.quantize(node)
     insertion.write()
     return made, (f"{len(insertion.weights)} weights and {len(insertion.activations)} activations in FP8",
-                  *(f"not in FP8, {reason}: {', '.join(names)}" for reason, names in left.items()))
+                  *(f"not in FP8, {reason}: {some_of(names)}" for reason, names in left.items()))
 
 
 def _unfit(index: GraphIndex, node: Any, smallest: int) -> str:

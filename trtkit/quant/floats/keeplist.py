@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from trtkit.findings import some_of
 from trtkit.precision import NodeSelector
 from trtkit.quant.floats.half import HalfFormat
 from trtkit.quant.index import GraphIndex, node_name
@@ -83,7 +84,7 @@ def keep_notes(reasons: dict[str, str]) -> tuple[str, ...]:
     for name, why in reasons.items():
         groups.setdefault(why, []).append(name)
     return (f"{len(reasons)} nodes stay in FP32",
-            *(f"in FP32, {why}: {', '.join(names)}" for why, names in groups.items()))
+            *(f"in FP32, {why}: {some_of(names)}" for why, names in groups.items()))
 
 
 def _operator(node: Any, half: HalfFormat, opset: int) -> str:

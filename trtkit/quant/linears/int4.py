@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from trtkit.findings import some_of
 from trtkit.precision import NodeSelector, Rounding
 from trtkit.quant.floats.half import FP16
 from trtkit.quant.floats.mixed import half_scale
@@ -79,7 +80,7 @@ def insert_int4(model: onnx.ModelProto, *, block: int, rounding: Rounding,
     nodes = [each for node in index.nodes for each in (before.get(id(node)), node) if each is not None]
     store_nodes(made.graph, index, nodes, list(made.graph.initializer))
     return made, (f"{count} weights in INT4, blocks of {block}, {rounding.value} rounding",
-                  *(f"weights left, {reason}: {', '.join(names)}" for reason, names in left.items()))
+                  *(f"weights left, {reason}: {some_of(names)}" for reason, names in left.items()))
 
 
 def _weight(index: GraphIndex, node: Any) -> Array | None:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from trtkit.errors import SpecError
+from trtkit.findings import some_of
 from trtkit.precision import QuantSpec
 from trtkit.quant.index import GraphIndex, as_tensor, attribute, hide_initializers, node_name, store_nodes
 from trtkit.quant.placement import end_layers
@@ -121,7 +122,7 @@ def replace_linears(model: onnx.ModelProto, spec: QuantSpec, precision: str,
         if reason:
             stayed.setdefault(reason, []).append(node_name(node))
         editor.nodes.append(node)
-    notes = tuple(f"{len(names)} layers stay in FP32, {reason}: {', '.join(names[:3])}{', ...' * (len(names) > 3)}"
+    notes = tuple(f"{len(names)} layers stay in FP32, {reason}: {some_of(names)}"
                   for reason, names in stayed.items())
     convolutions = sum(node.op_type in _CONVOLUTIONS for node in index.nodes)
     if not done:
