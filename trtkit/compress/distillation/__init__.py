@@ -1,0 +1,1 @@
+"""A small module taught by a large one."""

@@ -1,0 +1,1 @@
+"""Weights and channels taken out of a module."""

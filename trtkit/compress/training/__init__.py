@@ -1,0 +1,1 @@
+"""The training loop that fine-tuning, distillation and quantization-aware training share."""
