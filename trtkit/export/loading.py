@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import pickle
 import struct
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 
 from trtkit._optional import require
-from trtkit.errors import ExportError, SpecError
+from trtkit.errors import ExportError
+from trtkit.export.named import find_named
 
 __all__ = ["load_module", "load_weights"]
 
@@ -38,13 +34,8 @@ def load_module(factory: str, weights: Path | None = None) -> torch.nn.Module:
         SpecError: `factory` is not of either form.
         ExportError: It cannot be imported, fails, or makes no module; the weights are unreadable or do not fit.
     """
-    place, colon, name = factory.rpartition(":")
-    if not (colon and place and name):
-        raise SpecError(f"'{factory}' is no factory. Write pkg.module:name or path/to/file.py:name")
-    is_file = place.endswith(".py")
-    with _importable(Path(place).resolve().parent if is_file else Path.cwd()):
-        source = _import_file(Path(place)) if is_file else _import_name(place)
-        module = _made(source, name, factory)
+    with find_named(factory) as found:
+        module = _made(found, factory)
     if weights is not None:
         load_weights(module, weights)
     return module.eval()
@@ -126,49 +117,8 @@ def _fitted_prefix(state: Mapping[str, torch.Tensor], module: torch.nn.Module) -
     return dict(state)
 
 
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    sys.path.insert(0, str(folder))
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
-
-
-def _import_name(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except Exception as err:
-        raise ExportError(f"Module '{name}' cannot be imported: {type(err).__name__}: {err}. "
-                          "Run trtkit from the folder that holds it, or give path/to/file.py:name") from err
-
-
-def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ExportError(f"'{path}' does not exist. Give the file that holds the factory")
-    name = f"trtkit_factory_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ExportError(f"'{path}' is no Python file. Give a .py file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and torch.export look their own module up
-    try:
-        spec.loader.exec_module(module)
-    except Exception as err:
-        del sys.modules[name]
-        raise ExportError(f"'{path}' cannot be imported: {type(err).__name__}: {err}. "
-                          "Run it with python first") from err
-    return module
-
-
-def _made(source: ModuleType, name: str, factory: str) -> torch.nn.Module:
-    made: Any = source
-    for part in name.split("."):
-        if not hasattr(made, part):
-            public = ", ".join(sorted(n for n in vars(source) if not n.startswith("_"))[:12])
-            raise ExportError(f"'{factory}' names nothing: there is no '{part}'. There are: {public}")
-        made = getattr(made, part)
+def _made(found: Any, factory: str) -> torch.nn.Module:
+    made = found
     if not isinstance(made, torch.nn.Module):
         if not callable(made):
             raise ExportError(f"'{factory}' is a {type(made).__name__}. Name a function that returns the module")
