@@ -34,6 +34,19 @@ class Pot:
             raise SpecError("A pot of negative size")
 
 
+@dataclass(frozen=True)
+class Shelf:
+    pots: tuple[Pot, ...]
+    best: Pot | None = None
+
+
+def test_tables_inside_become_records_of_their_own() -> None:
+    shelf = read_record(Shelf, {"pots": [{"name": "p"}, {"name": "q", "size": 2}], "best": Pot("r")}, "[shelf]")
+    assert shelf == Shelf((Pot("p"), Pot("q", 2)), Pot("r"))
+    with pytest.raises(SpecError, match=r"\[shelf\] pots has the unknown key 'colour'"):
+        read_record(Shelf, {"pots": [{"name": "p", "colour": "red"}]}, "[shelf]")
+
+
 def test_values_become_what_the_hints_say() -> None:
     pot = read_record(Pot, {"name": "p", "weight": 2, "file": "a/b", "shade": "DARK", "tags": ["x", "y"],
                             "pair": [3, 4], "limit": None, "glazed": True, "more": ["light"]}, "[pot]")

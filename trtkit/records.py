@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -67,7 +67,8 @@ def read_record(kind: type[Record], data: Any, what: str) -> Record:
     """Return `kind(**data)`; lists become tuples, texts become paths and enum members, whole numbers become floats.
 
     Args:
-        kind: A dataclass whose fields are str, Path, int, float, bool, enums of texts, tuples of these, or optional.
+        kind: A dataclass whose fields are str, Path, int, float, bool, enums of texts, such dataclasses, tuples of
+            these, or optional.
         data: What the file holds: a table.
         what: What to call the table in messages, such as "[calibrate]".
 
@@ -101,8 +102,8 @@ def read_value(hint: Any, value: Any, what: str) -> Any:
     """Return `value` as the type that `hint` names.
 
     Args:
-        hint: str, Path, int, float, bool, an enum of texts, tuple[X, ...], tuple[X, Y] or X | None.
-        value: As TOML or JSON gives it; a Path and an enum member pass, too.
+        hint: str, Path, int, float, bool, an enum of texts, a dataclass, tuple[X, ...], tuple[X, Y] or X | None.
+        value: As TOML or JSON gives it; a Path, an enum member and an instance of the dataclass pass, too.
         what: What to call the value in messages, such as "[calibrate] limit".
 
     Raises:
@@ -113,6 +114,8 @@ def read_value(hint: Any, value: Any, what: str) -> Any:
         return None if value is None else read_value(options[0], value, what)
     if get_origin(hint) is tuple:
         return _read_tuple(options, value, what)
+    if isinstance(hint, type) and is_dataclass(hint):
+        return value if isinstance(value, hint) else read_record(hint, value, what)
     if issubclass(hint, Enum):
         return _read_member(hint, value, what)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
