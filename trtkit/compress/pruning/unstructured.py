@@ -1,0 +1,64 @@
+"""Single weights of least magnitude -> 0.
+
+Dense kernels, on GPUs as on CPUs, multiply by zeros as by anything else: the model gets no faster. What gets smaller is
+the compressed file.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from trtkit.compress.pruning.masks import Masks
+from trtkit.compress.pruning.weights import Weight, weights_of
+from trtkit.errors import SpecError
+from trtkit.precision import NodeSelector
+
+__all__ = ["sparsify"]
+
+_SCOPES = ("local", "global")
+_NO_FASTER = ("Unstructured zeros make no dense kernel faster: TensorRT and ONNX Runtime multiply by them. They make "
+              "the file smaller once it is compressed. For speed, take channels or 2:4")
+
+
+def sparsify(module: nn.Module, amount: float, *, scope: str = "local", spare: NodeSelector | None = None) -> Masks:
+    """Set the weights of least magnitude to 0, in place (Han et al. 2015, "Learning both Weights and Connections").
+
+    Weights that are 0 already count: sparsifying again by a larger amount goes on from there.
+
+    Args:
+        module: Any module; its convolutions, Linear and MultiheadAttention layers are sparsified, biases are not.
+        amount: Share of zeros afterwards, from 0 to below 1.
+        scope: "local": in each layer; "global": over all layers together, those with small weights lose more.
+        spare: Modules to leave dense, by name or class name.
+
+    Raises:
+        SpecError: The amount or the scope is unusable, a selector matches nothing, or no weights are left.
+    """
+    if not 0 <= amount < 1:
+        raise SpecError(f"amount is {amount}. Give the share of weights to set to 0, from 0 to below 1")
+    if scope not in _SCOPES:
+        raise SpecError(f"scope is '{scope}'. Choose one of: {', '.join(_SCOPES)}")
+    weights = weights_of(module, spare)
+    if not weights:
+        raise SpecError("Every layer with weights is spared. Spare fewer")
+    chosen = [weight for weight in weights if not weight.tied]
+    groups = [chosen] if scope == "global" else [[weight] for weight in chosen]
+    kept = {name: mask for group in groups for name, mask in _least(group, amount).items()}
+    masks = Masks(kept, (
+        _NO_FASTER,
+        *(f"{weight.name} is shared with {weight.tied} and stays dense" for weight in weights if weight.tied),
+        *(f"{name} has no weight left: with scope 'global' small ones go first" for name, mask in kept.items()
+          if not bool(mask.any()))))
+    masks.apply(module)
+    return masks
+
+
+def _least(group: list[Weight], amount: float) -> dict[str, torch.Tensor]:
+    """Return which weights stay when this share of a group, counted exactly, goes."""
+    sizes = [weight.tensor.numel() for weight in group]
+    magnitudes = torch.cat([weight.tensor.detach().abs().float().cpu().flatten() for weight in group])
+    kept = torch.ones(magnitudes.numel(), dtype=torch.bool)
+    kept[magnitudes.argsort(stable=True)[:round(amount * magnitudes.numel())]] = False
+    return {weight.name: mask.view(weight.tensor.shape).to(weight.tensor.device)
+            for weight, mask in zip(group, kept.split(sizes), strict=True)}
