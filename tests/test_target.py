@@ -119,3 +119,16 @@ def test_a_cpu_target_runs_where_architecture_and_features_are(
 def test_tensorrt_targets_are_told_from_cpu_targets() -> None:
     assert {name for name, target in load_targets().items() if not target.is_tensorrt} == {
         "x86-amx", "x86-vnni", "x86-avx2", "pi5", "pi4"}
+
+
+@pytest.mark.parametrize(("name", "precision", "multiple"), [
+    ("rtx", Precision.FP16, 8), ("rtx", Precision.INT8_FP16, 32), ("orin-dla", Precision.FP16, 16),
+    ("x86-vnni", Precision.FP32, 16), ("x86-avx2", Precision.FP32, 8), ("pi5", Precision.FP32, 4),
+    ("pi5", Precision.INT8, 16)], ids=str)
+def test_channel_multiple_is_the_width_of_the_target_s_vectors(name: str, precision: Precision, multiple: int) -> None:
+    assert get_target(name).channel_multiple(precision) == multiple
+
+
+def test_channel_multiples_are_refused_when_below_one(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"float_channels is 0\. Give the channels"):
+        get_target("my-board", _file(tmp_path, float_channels="0"))
