@@ -7,6 +7,7 @@
      |- GraphError > PassError                 pass, node, op_type
      |- CalibrationError                       empty or spent loader, non-finite, wrong range, stale table
      |- AccuracyError                          metric, value, tolerance, worst tensors
+     |- TrainingError                          step, loss, batch; a checkpoint of other training
      |- BuildError                             parser errors with node; TensorRT's own last lines
      |- BundleError > EngineMismatchError      hash, format, signature; SM and version on both sides
      '- DeviceError                            CUDA call, code, name; bytes asked when out of memory
@@ -26,6 +27,7 @@ __all__ = [
     "MissingDependencyError",
     "PassError",
     "SpecError",
+    "TrainingError",
     "TrtkitError",
 ]
 
@@ -60,6 +62,10 @@ class CalibrationError(TrtkitError):
 
 class AccuracyError(TrtkitError):
     """A lowered model differs from its FP32 source by more than the tolerance."""
+
+
+class TrainingError(TrtkitError):
+    """A torch module cannot be trained, or a checkpoint cannot be written, read or used."""
 
 
 class BuildError(TrtkitError):
