@@ -28,10 +28,16 @@ TIMING_MAGIC = b"of this GPU:"
 
 BuilderFlag = IntEnum("BuilderFlag", "FP16 INT8 TF32 GPU_FALLBACK SPARSE_WEIGHTS STRICT_NANS", start=0)
 CreationFlag = IntEnum("CreationFlag", "EXPLICIT_BATCH STRONGLY_TYPED", start=0)
-LayerType = Enum("LayerType", "CONVOLUTION QUANTIZE")
+LayerType = Enum("LayerType", "CONVOLUTION QUANTIZE CONSTANT")
 DataType = Enum("DataType", "FLOAT INT32")
 DeviceType = Enum("DeviceType", "GPU DLA")
 Severity = Enum("Severity", "ERROR WARNING")
+
+
+class FakeConvolution(SimpleNamespace):
+    """A layer that can be looked at as a convolution: four output channels, one place in the kernel."""
+
+    num_groups, num_output_maps, kernel_size_nd = 1, 4, (1, 1)
 
 
 class FakeConfig:
@@ -118,7 +124,8 @@ class FakeBuilder:
     def create_network(self, flags: int) -> Any:
         self.strong = bool(flags >> CreationFlag.STRONGLY_TYPED & 1)
         x, y = (FakeTensor(name) for name in "xy")
-        layer = SimpleNamespace(type=FakeParser.layer_type, name="conv", num_outputs=1, get_output=lambda index: y)
+        layer = FakeConvolution(type=FakeParser.layer_type, name="conv", num_outputs=1, get_output=lambda index: y,
+                                kernel=FakeParser.kernel)
         self.tensors = {"x": x, "y": y}
         return SimpleNamespace(num_inputs=1, num_outputs=1, num_layers=1, get_input=lambda index: x,
                                get_layer=lambda index: layer)
@@ -139,6 +146,7 @@ class FakeBuilder:
 
 class FakeParser:
     layer_type = LayerType.CONVOLUTION
+    kernel = np.ones(16, np.float32)
 
     def __init__(self, network: Any, logger: Any) -> None:
         pass
@@ -155,7 +163,7 @@ def trt(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     empty = {name: type(name, (), {}) for name in ("ILogger", "IInt8EntropyCalibrator2", "IInt8MinMaxCalibrator",
                                                    "IProgressMonitor")}
     vars(module).update(empty, BuilderFlag=BuilderFlag, NetworkDefinitionCreationFlag=CreationFlag, LayerType=LayerType,
-                        DataType=DataType,
+                        DataType=DataType, IConvolutionLayer=FakeConvolution,
                         DeviceType=DeviceType, Builder=FakeBuilder, OnnxParser=FakeParser,
                         init_libnvinfer_plugins=lambda logger, namespace: True,
                         get_plugin_registry=lambda: SimpleNamespace(load_library=lambda path: None))
@@ -180,6 +188,15 @@ def build(trt: ModuleType, model: Path, **options: Any) -> Compiled:
 def test_weak_precision_sets_its_flags(trt: ModuleType, model: Path, precision: Precision, flags: bytes) -> None:
     assert build(trt, model, typing="weak", precision=precision).data == b"plan " + flags + b" "
     assert not FakeBuilder.latest.strong
+
+
+def test_sparse_kernels_are_tried_when_the_weights_are_two_four(trt: ModuleType, model: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeParser, "kernel", np.tile(np.array([0, 1, 0, 2], np.float32), 4))
+    made = build(trt, model, typing="weak")
+    assert made.data == b"plan SPARSE_WEIGHTS TF32 "
+    assert made.sparse
+    assert build(trt, model, typing="weak", sparse_weights=False).data == b"plan TF32 "
 
 
 def test_weak_int8_builds_from_the_cache_and_calibrates_with_the_first_profile(trt: ModuleType, model: Path) -> None:

@@ -19,7 +19,7 @@ FILES = [*sorted((ROOT / "build").glob("*.py")), *sorted((ROOT / "runtime").glob
 OBJECTS = {
     "builder": "Builder", "network": "INetworkDefinition", "config": "IBuilderConfig", "parser": "OnnxParser",
     "error": "ParserError", "registry": "IPluginRegistry", "network_input": "ITensor",
-    "network_tensor": "ITensor", "layer": "ILayer",
+    "network_tensor": "ITensor", "layer": "ILayer", "convolution": "IConvolutionLayer", "constant": "IConstantLayer",
     "optimization": "IOptimizationProfile", "_runtime": "Runtime", "_engine": "ICudaEngine", "engine": "ICudaEngine",
     "_context": "IExecutionContext",
 }

@@ -43,6 +43,7 @@ class _Story:
     flavour: str = ""
     version: str = ""
     profiles: tuple[ShapeProfile, ...] | None = None
+    sparse: bool = False
     error: tuple[str, str] | None = None
     log: list[LogLine] = field(default_factory=list)
     timed_out: bool = False
@@ -155,6 +156,7 @@ def _follow(lines: IO[bytes], story: _Story, progress: Progress) -> None:
             story.flavour, story.version = event["flavour"], event["version"]
         elif kind == "built":
             story.profiles = tuple(map(ShapeProfile.from_json, event["profiles"]))
+            story.sparse = event["sparse"]
             progress("Building", steps, steps)
         elif kind == "error":
             story.error = (event["kind"], event["message"])
@@ -197,6 +199,6 @@ def _key(data: bytes, options: BuildOptions, story: _Story) -> EngineKey:
     if story.flavour == "tensorrt":
         gpu = probe_gpu()
         sm = (gpu.sm,) if gpu is not None else ()
-    flags = options.flags + ("SPARSE_WEIGHTS",) * options.sparse_weights
+    flags = options.flags + ("SPARSE_WEIGHTS",) * story.sparse
     return EngineKey(story.flavour, story.version, sm, f"{platform.system().lower()}-{platform.machine()}",
                      options.precision, story.profiles or (), tuple(path.name for path in options.plugins), flags)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trtkit.build.config import configure
@@ -16,6 +16,7 @@ from trtkit.build.network import create_network, parse_onnx
 from trtkit.build.options import BuildOptions
 from trtkit.build.plugins import load_plugins
 from trtkit.build.profiles import add_profiles, check_profiles
+from trtkit.build.sparsity import wants_sparse_kernels
 from trtkit.build.timing import attach_timing_cache, save_timing_cache
 from trtkit.build.weak import apply_weak_precision
 from trtkit.runtime.cuda import PyCuda
@@ -27,10 +28,11 @@ __all__ = ["Compiled", "compile_model"]
 
 @dataclass(frozen=True)
 class Compiled:
-    """Plan bytes, the profiles that they were built with, and the calibration cache that live samples gave."""
+    """Plan bytes, the profiles and whether sparse kernels were tried, and the calibration cache of live samples."""
 
     data: bytes
     profiles: tuple[ShapeProfile, ...]
+    sparse: bool = False
     cache: bytes | None = None
 
 
@@ -55,6 +57,7 @@ def compile_model(flavour: Flavour, model: Path, options: BuildOptions, report: 
     network = create_network(flavour, builder, options.typing, watch)
     parser = parse_onnx(flavour, network, logger, model, watch)
     profiles = check_profiles(network, options.profiles, options.batch, static=options.dla_core is not None)
+    options = replace(options, sparse_weights=wants_sparse_kernels(flavour, network, options))
     config = builder.create_builder_config()
     configure(flavour, network, config, options, watch)
     use_dla(flavour, builder, config, options, watch)
@@ -72,4 +75,4 @@ def compile_model(flavour: Flavour, model: Path, options: BuildOptions, report: 
     watch.check_result("the engine cannot be built", serialized is not None)
     save_timing_cache(config, options.timing_cache, cache)
     del parser, calibrator, monitor  # TensorRT used them up to here
-    return Compiled(bytes(serialized), profiles, measured)
+    return Compiled(bytes(serialized), profiles, bool(options.sparse_weights), measured)

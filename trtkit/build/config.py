@@ -31,7 +31,7 @@ def configure(flavour: Flavour, network: Any, config: Any, options: BuildOptions
     if not options.tf32:
         config.clear_flag(flavour.trt.BuilderFlag.TF32)
         watch.check("TF32 cannot be turned off", not config.get_flag(flavour.trt.BuilderFlag.TF32))
-    for name in ("SPARSE_WEIGHTS",) * options.sparse_weights + options.flags:
+    for name in ("SPARSE_WEIGHTS",) * bool(options.sparse_weights) + options.flags:
         set_flag(flavour, config, name, watch)
     capabilities = options.compute_capabilities
     if not capabilities and hasattr(config, "num_compute_capabilities") and _holds_fp8(flavour, network):

@@ -21,7 +21,7 @@ PRECISION_FLAGS = frozenset({"FP16", "BF16", "INT8", "FP8", "INT4", "FP4", "OBEY
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build a plan. Every default is that of TensorRT.
+    """How to build a plan. Every default is that of TensorRT, but for sparse_weights.
 
     Attributes:
         flavour: "tensorrt", "tensorrt_rtx", or "" for the first that can be imported, in this order.
@@ -41,7 +41,8 @@ class BuildOptions:
         workspace_bytes: Limit of the scratch memory of one layer.
         optimization_level: 0 (fast build) to 5 (fast engine); TensorRT 8.6 and later.
         tf32: Allow TF32 for FP32 layers. Off for strict FP32 parity.
-        sparse_weights: Use 2:4 sparse kernels where the weights allow.
+        sparse_weights: Try 2:4 sparse kernels beside the dense ones. None: where some weights are 2:4 sparse and the
+            GPU is not known to be older than Ampere.
         flags: More builder flags by name, such as ("VERSION_COMPATIBLE",).
         compute_capabilities: TensorRT-RTX: build for these, such as ("8.6", "8.9"). (): Ampere and later; Ada
             and later where the model holds FP8.
@@ -63,7 +64,7 @@ class BuildOptions:
     workspace_bytes: int | None = None
     optimization_level: int | None = None
     tf32: bool = True
-    sparse_weights: bool = False
+    sparse_weights: bool | None = None
     flags: tuple[str, ...] = ()
     compute_capabilities: tuple[str, ...] = ()
     timing_cache: Path | None = None

@@ -32,3 +32,11 @@ class Plan:
     def warnings(self) -> tuple[str, ...]:
         """What TensorRT warned of, each once."""
         return tuple(dict.fromkeys(line.text for line in self.log if line.severity == "WARNING"))
+
+    @property
+    def sparsity(self) -> tuple[str, ...]:
+        """What TensorRT said on 2:4 sparse kernels: the layers that could have one, and those that got one.
+
+        TensorRT-RTX 1.7 says nothing: it chooses kernels on the GPU, when it loads the plan.
+        """
+        return tuple(line.text for line in self.log if line.text.startswith("(Sparsity)"))

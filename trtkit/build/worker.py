@@ -75,7 +75,8 @@ def _build(folder: Path, events: Events) -> None:
     (folder / "plan").write_bytes(compiled.data)
     if compiled.cache is not None:
         (folder / "cache").write_bytes(compiled.cache)
-    events.tell("built", profiles=[profile.to_json() for profile in compiled.profiles])
+    events.tell("built", profiles=[profile.to_json() for profile in compiled.profiles],
+                sparse=compiled.sparse)
 
 
 def _leave_with_parent() -> None:

@@ -50,6 +50,8 @@ def build(
     plugin: Annotated[list[Path] | None, typer.Option(help="Plugin library; may be given again.")] = None,
     flag: Annotated[list[str] | None, typer.Option(help="Builder flag by name; may be given again.")] = None,
     tf32: Annotated[bool, typer.Option(help="Allow TF32 in FP32 layers.")] = True,
+    sparse: Annotated[bool | None, typer.Option(
+        "--sparse/--no-sparse", help="Try 2:4 sparse kernels; else where some weights are 2:4 sparse.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Give up after so many seconds.")] = None,
 ) -> None:
     """Build a plan and print its size, time and key."""
@@ -57,7 +59,7 @@ def build(
 
     more: dict[str, Any] = {
         "workspace_bytes": _bytes(workspace) if workspace else None,
-        "optimization_level": level, "tf32": tf32, "timing_cache": timing_cache,
+        "optimization_level": level, "tf32": tf32, "sparse_weights": sparse, "timing_cache": timing_cache,
         "calibration_cache": _read(calib) if calib and not calib_data else None, "ranges_by": ranges_by,
         "flags": tuple(flag or ()), "plugins": tuple(plugin or ()),
     }
@@ -98,6 +100,8 @@ def _show(output: Path, plan: Plan) -> None:
         console.print(f"TensorRT warns: {text}", markup=False, highlight=False, style="yellow")
     size = f"{len(plan.data) / 1e6:.2f} MB"
     console.print(f"{output}: {size}, built in {plan.seconds:.1f} s", markup=False, highlight=False, soft_wrap=True)
+    for text in plan.sparsity:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
     console.print(f"For {plan.key}", markup=False, highlight=False, soft_wrap=True)
 
 
