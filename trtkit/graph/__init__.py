@@ -21,15 +21,19 @@ if TYPE_CHECKING:
     from trtkit.graph.rule import Pass, PassResult
     from trtkit.graph.run import random_feeds, run_model
     from trtkit.graph.shapes import infer_shapes
+    from trtkit.graph.sparsity import LayerSparsity, check_two_four, layer_sparsity
 
 __all__ = [
     "PASSES",
+    "LayerSparsity",
     "Pass",
     "PassResult",
     "Rewritten",
+    "check_two_four",
     "embed_preprocess",
     "fingerprint",
     "infer_shapes",
+    "layer_sparsity",
     "load_model",
     "made_ready",
     "model_bytes",
@@ -46,13 +50,16 @@ __all__ = [
 ]
 
 _HOMES = {
+    "LayerSparsity": "sparsity",
     "PASSES": "registry",
     "Pass": "rule",
     "PassResult": "rule",
     "Rewritten": "rewriting",
+    "check_two_four": "sparsity",
     "embed_preprocess": "passes.embed",
     "fingerprint": "content_hash",
     "infer_shapes": "shapes",
+    "layer_sparsity": "sparsity",
     "load_model": "model",
     "made_ready": "readiness",
     "model_bytes": "model",
