@@ -74,6 +74,8 @@ def audit(
 def _record(report: AuditReport) -> dict[str, Any]:
     return {"target": report.target, "fits": report.fits, "layers": report.layers,
             "integer_layers": report.integer_layers, "integer_share": report.integer_share,
+            "eligible_layers": report.eligible_layers, "wide_layers": report.wide_layers,
+            "sparse_layers": report.sparse_layers,
             "findings": [{"rule": each.rule, "severity": each.severity.value, "share": each.share,
                           "message": each.message, "fix": each.fix, "names": list(each.names)}
                          for each in report.findings]}
@@ -89,3 +91,5 @@ def _print(model: Path, report: AuditReport) -> None:
                           escape(each.message + (f": {each.where}" if each.names else "")), escape(each.fix))
         console.print(table)
     console.print(f"{escape(str(model))} on {report.target}: {report.summary}", soft_wrap=True)
+    if report.sparsity:
+        console.print(report.sparsity, soft_wrap=True)

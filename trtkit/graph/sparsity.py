@@ -109,13 +109,13 @@ class _Constants:
     def nonzero(self, name: str) -> Array | None:
         """Return where a tensor is not 0, bool in its shape; None when it is computed."""
         if name in self._tensors:
-            return np.asarray(numpy_helper.to_array(self._tensors[name])).astype(np.float32) != 0
+            return np.asarray(np.asarray(numpy_helper.to_array(self._tensors[name])).astype(np.float32) != 0)
         node = self._producers.get(name)
         if node is None:
             return None
         if node.op_type == "Constant":
             values = [item.t for item in node.attribute if item.name == "value"]
-            return np.asarray(numpy_helper.to_array(values[0])) != 0 if values else None
+            return np.asarray(numpy_helper.to_array(values[0]) != 0) if values else None
         if node.op_type == "DequantizeLinear":
             return self._dequantized(node)
         if node.op_type in _HOLDS_ZEROS:

@@ -14,6 +14,7 @@ from trtkit.graph.run import random_feeds
 from trtkit.precision import Precision
 from trtkit.quant.audit.onnxruntime import ONNXRUNTIME
 from trtkit.quant.audit.refused import PACKED, TENSORRT_REFUSES
+from trtkit.quant.audit.sparsity import SPARSITY
 from trtkit.quant.audit.subject import Subject, examine
 from trtkit.quant.audit.unfused import TENSORRT_SLOWS
 from trtkit.target import Target
@@ -37,6 +38,9 @@ class AuditReport:
             whose input and weights are quantized.
         integer_share: Their share of the multiply-accumulates, 0 to 1.
         number_format: "INT8", or "FP8".
+        eligible_layers: Layers that TensorRT has 2:4 sparse kernels for; 0 where the target is none of TensorRT's.
+        wide_layers: Those of them with at least 256 input and output channels, from where it tends to pay.
+        sparse_layers: Those of them that are 2:4 sparse.
     """
 
     target: str
@@ -45,6 +49,9 @@ class AuditReport:
     integer_layers: int
     integer_share: float
     number_format: str = "INT8"
+    eligible_layers: int = 0
+    wide_layers: int = 0
+    sparse_layers: int = 0
 
     @property
     def fits(self) -> bool:
@@ -59,6 +66,15 @@ class AuditReport:
                 f"({self.integer_share:.0%} of the multiply-accumulates)"
                 + ("" if self.fits else f", but '{self.target}' refuses the model or computes other numbers"))
 
+    @property
+    def sparsity(self) -> str:
+        """The layers that are 2:4 sparse or could be, in one line; "" where there are none."""
+        if not self.eligible_layers:
+            return ""
+        advice = "" if self.wide_layers else ": sparse kernels would hardly pay"
+        return (f"{self.sparse_layers} of {self.eligible_layers} layers that can be 2:4 sparse are; "
+                f"{self.wide_layers} have at least 256 input and output channels{advice}")
+
 
 def audit_quantization(model: onnx.ModelProto, target: Target) -> AuditReport:
     """Return why a model is not faster on a target than in FP32, or wrong there.
@@ -71,7 +87,7 @@ def audit_quantization(model: onnx.ModelProto, target: Target) -> AuditReport:
         GraphError: It holds a form of quantization that is not known.
     """
     subject = examine(model, target)
-    rules = (*TENSORRT_REFUSES, *TENSORRT_SLOWS) if target.is_tensorrt else ONNXRUNTIME
+    rules = (*((*TENSORRT_REFUSES, *TENSORRT_SLOWS) if target.is_tensorrt else ONNXRUNTIME), *SPARSITY)
     findings = [finding for rule in rules for finding in rule(subject)]
     packed = any(node.op_type in PACKED for node in subject.index.nodes)
     if not (subject.quantizers or subject.lifted.integer_ops or packed):
@@ -91,8 +107,10 @@ def _profiles(model: onnx.ModelProto) -> tuple[ShapeProfile, ...]:
 def _report(subject: Subject, findings: list[Finding]) -> AuditReport:
     integer = [layer.name for layer in subject.layers if layer.in_integers]
     floats = any(step.dtype.startswith("float8") for _, step in subject.quantizers)
+    eligible = [layer for layer in subject.sparsity if layer.is_eligible and subject.target.is_tensorrt]
     return AuditReport(subject.target.name, _ordered(findings), len(subject.layers), len(integer),
-                       subject.share(integer), "FP8" if floats else "INT8")
+                       subject.share(integer), "FP8" if floats else "INT8", len(eligible),
+                       sum(layer.is_wide for layer in eligible), sum(layer.is_two_four for layer in eligible))
 
 
 def _ordered(findings: list[Finding]) -> tuple[Finding, ...]:

@@ -12,6 +12,7 @@ import onnx
 
 from trtkit.findings import Finding, Severity
 from trtkit.graph.run import random_feeds
+from trtkit.graph.sparsity import LayerSparsity, layer_sparsity
 from trtkit.quant.audit.kernels import INTEGER_KERNELS, Kernels, read_kernels
 from trtkit.quant.audit.lifting import Lifted, lift, prepare
 from trtkit.quant.audit.step import Step, node_step
@@ -78,6 +79,11 @@ class Subject:
     def floats(self) -> GraphIndex:
         """The float graph."""
         return GraphIndex(self.lifted.model)
+
+    @cached_property
+    def sparsity(self) -> tuple[LayerSparsity, ...]:
+        """The zeros in the weights of each layer."""
+        return layer_sparsity(self.lifted.model)
 
     @cached_property
     def quantizers(self) -> tuple[tuple[Any, Step], ...]:
