@@ -12,6 +12,7 @@ from trtkit.export.report import Attempt, CaseParity, Exported, OutputParity, Pa
 if TYPE_CHECKING:
     from trtkit.export.exporting import export_onnx
     from trtkit.export.loading import load_module
+    from trtkit.export.saving import save_checkpoint
 
 __all__ = [
     "Attempt",
@@ -23,9 +24,11 @@ __all__ = [
     "ParityReport",
     "export_onnx",
     "load_module",
+    "save_checkpoint",
 ]
 
-_NEEDING_TORCH = {"export_onnx": "trtkit.export.exporting", "load_module": "trtkit.export.loading"}
+_NEEDING_TORCH = {"export_onnx": "trtkit.export.exporting", "load_module": "trtkit.export.loading",
+                  "save_checkpoint": "trtkit.export.saving"}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import struct
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ import torch
 from trtkit._optional import require
 from trtkit.errors import ExportError
 from trtkit.export.named import find_named
+from trtkit.export.saving import STRUCTURE
+from trtkit.export.structure import apply_structure
 
 __all__ = ["load_module", "load_weights"]
 
@@ -45,18 +48,22 @@ def load_weights(module: torch.nn.Module, path: Path) -> None:
     """Put the weights of a file into a module, all of them.
 
     A dict nested under "state_dict", "model_state_dict" or "model" is found, and the "module." that DataParallel
-    leaves in front of names is dropped.
+    leaves in front of names is dropped. A file of `save_checkpoint` brings the module to its sizes first.
 
     Raises:
         ExportError: The file is missing, unreadable or holds more than tensors, or keys or shapes do not fit.
     """
-    state = _fitted_prefix(_read(Path(path)), module)
+    state, structure = _read(Path(path))
+    state = _fitted_prefix(state, module)
     own = module.state_dict()
-    wrong = [f"{key} {tuple(value.shape)} instead of {tuple(own[key].shape)}" for key, value in state.items()
-             if key in own and own[key].shape != value.shape]
     shared = {own[key].data_ptr() for key in state if key in own}
     missing = [key for key, value in own.items() if key not in state and value.data_ptr() not in shared]
     unexpected = [key for key in state if key not in own]
+    if structure is not None and not missing and not unexpected:
+        apply_structure(module, structure)
+        own = module.state_dict()
+    wrong = [f"{key} {tuple(value.shape)} instead of {tuple(own[key].shape)}" for key, value in state.items()
+             if key in own and own[key].shape != value.shape]
     if missing or unexpected or wrong:
         told = [_told("missing", missing), _told("unexpected", unexpected), _told("of another shape", wrong)]
         raise ExportError(f"'{path}' does not fit {type(module).__name__}: {'; '.join(filter(None, told))}. "
@@ -69,29 +76,35 @@ def _told(what: str, keys: list[str]) -> str:
     return f"{len(keys)} {what} ({', '.join(keys[:_SHOWN])}{more})" if keys else ""
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: Path) -> tuple[Mapping[str, torch.Tensor], Mapping[str, Any] | None]:
+    """Return the tensors in a file, and the sizes of the module that they are of where `save_checkpoint` wrote it."""
     try:
         with path.open("rb") as file:
             head = file.read(9)
     except OSError as err:
         raise ExportError(f"Weights '{path}' cannot be read: {err.strerror}. Give a safetensors file or a state_dict "
                           "saved by torch.save") from err
-    content = _read_safetensors(path) if path.suffix == ".safetensors" or head[8:] == b"{" else _read_torch(path)
+    if path.suffix == ".safetensors" or head[8:] == b"{":
+        content, structure = _read_safetensors(path)
+    else:
+        content, structure = _read_torch(path), None
     for key in _NESTED_UNDER:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not content or not all(map(torch.is_tensor, content.values())):
         raise ExportError(f"Weights '{path}' hold {type(content).__name__}, not names and tensors. "
                           "Save module.state_dict()")
-    return content
+    return content, structure
 
 
-def _read_safetensors(path: Path) -> Any:
-    reader = require("safetensors.torch", extra="export", feature="Reading safetensors")
-    error = require("safetensors", extra="export", feature="Reading safetensors").SafetensorError
+def _read_safetensors(path: Path) -> tuple[Any, Any]:
+    safetensors = require("safetensors", extra="export", feature="Reading safetensors")
     try:
-        return reader.load_file(path)
-    except (error, OSError, ValueError, struct.error) as err:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+        return tensors, json.loads(metadata[STRUCTURE]) if STRUCTURE in metadata else None
+    except (safetensors.SafetensorError, OSError, ValueError, struct.error) as err:
         raise ExportError(f"Weights '{path}' are no readable safetensors file: {err}. Save them again, or fetch the "
                           "file again") from err
 
