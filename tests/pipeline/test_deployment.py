@@ -158,6 +158,12 @@ def test_a_failed_build_leaves_the_bundle(recipe_of: WriteRecipe, monkeypatch: p
     assert recipe.output.read_bytes() == b"an older bundle"
 
 
+def test_sparse_kernels_are_tried_when_the_recipe_says_so(recipe_of: WriteRecipe) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    deployed = deploy(recipe_of({"rtx": ["fp16"]}, build={"sparse_weights": True}))
+    assert any(note.endswith("with 2:4 sparse kernels tried") for note in deployed.notes)
+
+
 def test_a_work_folder_that_cannot_be_made_is_named(recipe_of: WriteRecipe, project: Path) -> None:
     (project / "taken").write_text("")
     with pytest.raises(SpecError, match=r"Work folder '.*taken/work' cannot be made: Not a directory. Name another"):

@@ -29,7 +29,7 @@ FULL: dict[str, Any] = {
     "evaluate": {"data": "feed.py:labelled", "max_drop": 1},
     "quantize": {"estimator": "entropy", "percentile": 99.9, "bias_correction": False, "keep_names": ["/head/*"],
                  "keep_ops": ["Gemm"]},
-    "build": {"batch": [1, 2, 4], "workspace_bytes": 1048576},
+    "build": {"batch": [1, 2, 4], "workspace_bytes": 1048576, "sparse_weights": False},
     "target": [{"name": "rtx", "precisions": ["fp16", "int8"]}, {"name": "my-board"}],
 }
 SMALL: dict[str, Any] = {"output": "m.trtkit", "model": {"onnx": "m.onnx"},
@@ -77,7 +77,7 @@ def test_every_key_arrives_and_relative_paths_start_from_the_recipe_s_folder(loa
     assert (recipe.quantize.estimator, recipe.quantize.percentile) == (Estimator.ENTROPY, 99.9)
     assert recipe.quantize.bias_correction is False
     assert recipe.quantize.keep == NodeSelector(("/head/*",), ("Gemm",))
-    assert recipe.build == BuildSection((1, 2, 4), 1 << 20)
+    assert recipe.build == BuildSection((1, 2, 4), 1 << 20, False)
     assert [(each.target.name, each.precisions) for each in recipe.deployments] == [
         ("rtx", (Precision.FP16, Precision.INT8)), ("my-board", (Precision.FP32, Precision.INT8))]
 

@@ -32,13 +32,15 @@ def build_step(state: State, progress: Progress) -> State:
         profile = _profile(state)
         options = BuildOptions.for_target(each.target, each.precision, profiles=(profile,) if profile else (),
                                           workspace_bytes=state.recipe.build.workspace_bytes,
+                                          sparse_weights=state.recipe.build.sparse_weights,
                                           calibration_cache=each.lowered.cache)
         plan = build_plan(each.lowered.model, options, progress=progress)
         path = state.recipe.work / f"{each.target.name}-{each.precision.value}.plan"
         atomic_write(path, plan.data)
         candidates.append(replace(each, plan=path))
+        sparse = ", with 2:4 sparse kernels tried" if "SPARSE_WEIGHTS" in plan.key.flags else ""
         notes.append(f"{each}: engine of {len(plan.data) / 1e6:.1f} MB built by {plan.key.flavour} {plan.key.version} "
-                     f"in {plan.seconds:.1f} s")
+                     f"in {plan.seconds:.1f} s{sparse}")
     elsewhere = sorted({each.target.name for each in candidates if each.target.is_tensorrt and each.plan is None})
     if elsewhere:
         notes.append(f"Built on the board at first opening: {', '.join(elsewhere)}")

@@ -106,10 +106,12 @@ class BuildSection:
     Attributes:
         batch: Smallest, typical and largest batch size of a dynamic model.
         workspace_bytes: Most that tactics may use; TensorRT's own limit when None.
+        sparse_weights: Whether plans built here try 2:4 sparse kernels; where some weights are 2:4 sparse when None.
     """
 
     batch: tuple[int, int, int] = (1, 1, 8)
     workspace_bytes: int | None = None
+    sparse_weights: bool | None = None
 
     def __post_init__(self) -> None:
         if len(self.batch) != 3 or not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]:
