@@ -35,14 +35,18 @@ def resumable(part: Path) -> Iterator[None]:
 
 @contextmanager
 def rich_progress() -> Iterator[Progress]:
-    """Yield a progress reporter that draws one bar a task on stderr while the block runs."""
+    """Yield a progress reporter that draws one bar a task on stderr while the block runs.
+
+    What stands behind a comma, such as "Training epoch 2/5, loss 0.123", is news of the same task.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with RichProgress(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, TaskID] = {}
 
         def report(what: str, done: int, total: int | None) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
+            task = what.partition(",")[0]
+            if task not in tasks:
+                tasks[task] = bars.add_task(what, total=total)
+            bars.update(tasks[task], description=what, completed=done, total=total)
 
         yield report

@@ -69,7 +69,8 @@ def count_batches(loader: Loader) -> int:
 
 def announce(loader: Loader, epoch: int) -> None:
     """Tell the loader, or its sampler, the number of the epoch that comes, from 0, where it asks for it."""
-    for each in (loader, getattr(loader, "sampler", None)):
+    told: tuple[Any, ...] = (loader, getattr(loader, "sampler", None))
+    for each in told:
         if hasattr(each, "set_epoch"):
             each.set_epoch(epoch)
 

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ import torch
 from torch import nn
 
 from trtkit.compress.training.batches import announce, count_batches, device_for, shapes, to_device
-from trtkit.compress.training.checkpoint import Checkpoint, digest, refuse_other
+from trtkit.compress.training.checkpoint import Checkpoint, refuse_other
 from trtkit.compress.training.log import Row, plot_curve, write_log
 from trtkit.compress.training.optimizer import learning_rate, optimizer_for
 from trtkit.compress.training.random_state import RandomState, seeded
 from trtkit.compress.training.spec import Evaluate, Loader, LossStep, TrainSpec
+from trtkit.compress.training.state import TrainState, identity_of
 from trtkit.errors import MissingDependencyError, SpecError, TrainingError, TrtkitError
 from trtkit.export.adapter import evaluating
 from trtkit.progress import Progress, silent
@@ -93,35 +94,30 @@ def fit(module: nn.Module, loader: Loader, step: LossStep, spec: TrainSpec, *, f
     """
     device = device_for(spec.device)
     with _at(module, device), seeded(spec.seed, device):
-        batches = count_batches(loader)
-        run = _Run(module, loader, step, spec, device, batches, evaluate, after_step, progress)
+        run = _Run(module, loader, step, spec, device, evaluate, after_step, progress)
         if folder is not None:
             run.open(_made(folder), identity)
-        resumed = len(run.rows)
-        while run.epoch < spec.epochs:
+        resumed = len(run.state.rows)
+        while run.state.epoch < spec.epochs:
             run.train_epoch()
     if folder is not None:
-        write_log(run.rows, folder / LOG)
-        _try_plot(run.rows, folder / CURVE)
-    return Fit(tuple(run.rows), resumed)
+        write_log(run.state.rows, folder / LOG)
+        _try_plot(run.state.rows, folder / CURVE)
+    return Fit(tuple(run.state.rows), resumed)
 
 
 class _Run:
-    """A training between two steps: all that a checkpoint holds."""
+    """A training under way."""
 
     def __init__(self, module: nn.Module, loader: Loader, step: LossStep, spec: TrainSpec, device: torch.device,
-                 batches: int, evaluate: Evaluate | None, after_step: Callable[[nn.Module], None] | None,
+                 evaluate: Evaluate | None, after_step: Callable[[nn.Module], None] | None,
                  progress: Progress) -> None:
         self.module, self.loader, self.loss_step, self.spec, self.device = module, loader, step, spec, device
-        self.batches, self.evaluate, self.after_step, self.progress = batches, evaluate, after_step, progress
-        self.optimizer = optimizer_for(module, spec)
-        self.trained = [weight for weight in module.parameters() if weight.requires_grad]
+        self.evaluate, self.after_step, self.progress = evaluate, after_step, progress
+        self.batches = count_batches(loader)
         self.amp = spec.amp and device.type == "cuda"
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp)
-        self.rows: list[Row] = []
-        self.epoch = self.batch = 0
-        self.epoch_random: RandomState | None = None
-        self.now_random: RandomState | None = None
+        self.state = TrainState(module, optimizer_for(module, spec),
+                                torch.amp.GradScaler(device.type, enabled=self.amp))
         self.path: Path | None = None
         self.identity: dict[str, str] = {}
         self.saved = time.monotonic()
@@ -129,65 +125,82 @@ class _Run:
     def open(self, folder: Path, identity: str) -> None:
         """Write checkpoints to this folder, and go on from the one that is there."""
         self.path = folder / CHECKPOINT
-        self.identity = self._identity(identity)
+        self.identity = identity_of(self.module, self.spec, self.batches, identity)
         checkpoint = Checkpoint.load(self.path)
         if checkpoint is not None:
             refuse_other(self.path, checkpoint.facts["identity"], self.identity)
-            self._restore(checkpoint)
-            logger.info("Going on after step %d from %s", len(self.rows), self.path)
+            self.state.restore(checkpoint)
+            logger.info("Going on after step %d from %s", len(self.state.rows), self.path)
 
     def train_epoch(self) -> None:
         """Take the steps that are left of this epoch, score the module and write a checkpoint."""
-        announce(self.loader, self.epoch)
+        state, epoch = self.state, f"epoch {self.state.epoch + 1}/{self.spec.epochs}"
+        announce(self.loader, state.epoch)
         for batch in self._batches_left():
             self._step(to_device(batch, self.device))
-            self.batch += 1
-            self.progress(f"Training epoch {self.epoch + 1}/{self.spec.epochs}, loss {self.rows[-1].loss:.4g}",
-                          self.batch, max(self.batches, self.batch))
-            if self.path and time.monotonic() - self.saved >= self.spec.checkpoint_seconds:
+            state.batch += 1
+            self.progress(f"Training {epoch}, loss {state.rows[-1].loss:.4g}", state.batch,
+                          max(self.batches, state.batch))
+            if time.monotonic() - self.saved >= self.spec.checkpoint_seconds:
                 self._save()
-        if not self.batch:
-            raise TrainingError(f"The loader gives no batch in epoch {self.epoch + 1}. Give one that starts again each "
-                                "time it is iterated")
+        if not state.batch:
+            raise TrainingError(f"The loader gives no batch in {epoch}. Give one that starts again each time it is "
+                                "iterated")
         if self.evaluate is not None:
-            last = self.rows[-1]
-            self.rows[-1] = Row(last.epoch, last.step, last.loss, last.learning_rate, self._score(self.evaluate))
-        self.epoch, self.batch = self.epoch + 1, 0
+            state.rows[-1] = replace(state.rows[-1], score=self._score(self.evaluate, epoch))
+        state.epoch, state.batch = state.epoch + 1, 0
         self._save()
 
     def _batches_left(self) -> Iterator[Any]:
-        """Yield the batches that this epoch has not seen; the order is that of its beginning."""
-        now, self.now_random = self.now_random, None
-        if now is not None and self.epoch_random is not None and self.batch:
-            self.epoch_random.restore(self.loader, self.device)
-            batches = iter(self.loader)
-            for _ in islice(batches, self.batch):
-                pass
-            now.restore(self.loader, self.device)
-        else:
+        """Yield the batches that this epoch has not seen, in the order that random numbers gave at its beginning."""
+        state = self.state
+        now, state.now_random = state.now_random, None
+        if now is None or state.epoch_random is None or not state.batch:
             if now is not None:
                 now.restore(self.loader, self.device)
-            self.epoch_random = RandomState.take(self.loader, self.device)
-            batches = iter(self.loader)
+            state.epoch_random = RandomState.take(self.loader, self.device)
+            yield from self.loader
+            return
+        state.epoch_random.restore(self.loader, self.device)
+        batches = iter(self.loader)
+        for _ in islice(batches, state.batch):
+            pass
+        now.restore(self.loader, self.device)
         yield from batches
 
+    def _save(self) -> None:
+        if self.path is not None:
+            random = RandomState.take(self.loader, self.device)
+            self.state.checkpoint(self.identity, random).save(self.path)
+            write_log(self.state.rows, self.path.with_name(LOG))
+            self.saved = time.monotonic()
+
     def _step(self, batch: Any) -> None:
-        rate = learning_rate(self.spec, len(self.rows), self.spec.epochs * self.batches)
-        for group in self.optimizer.param_groups:
+        state, optimizer, scaler = self.state, self.state.optimizer, self.state.scaler
+        rate = learning_rate(self.spec, len(state.rows), self.spec.epochs * self.batches)
+        for group in optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss = self._loss(batch)
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.trained, self.spec.clip_norm or math.inf)
-        if self.scaler.get_scale() < _SMALLEST_SCALE if self.amp else not torch.isfinite(norm):
-            raise TrainingError(f"The gradients are NaN or infinite at {self._place()}, with a loss of {float(loss)}. "
-                                "Lower learning_rate, or set amp to False")
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        self._limit_gradients(loss.item())
+        scaler.step(optimizer)
+        scaler.update()
         if self.after_step is not None:
             self.after_step(self.module)
-        self.rows.append(Row(self.epoch + 1, len(self.rows) + 1, float(loss.detach()), rate))
+        state.rows.append(Row(state.epoch + 1, len(state.rows) + 1, loss.item(), rate))
+
+    def _limit_gradients(self, loss: float) -> None:
+        """Clip the gradients; where they are not finite, mixed precision leaves out the step, and else it is an error.
+        """
+        trained = [weight for weight in self.module.parameters() if weight.requires_grad]
+        norm = nn.utils.clip_grad_norm_(trained, self.spec.clip_norm or math.inf)
+        lost = self.state.scaler.get_scale() < _SMALLEST_SCALE if self.amp else not torch.isfinite(norm)
+        if lost:
+            raise TrainingError(f"The gradients are NaN or infinite at {self._place()}, with a loss of {loss}. Lower "
+                                "learning_rate, or look for a square root or a logarithm of 0 in the module; set amp "
+                                "to False where FP16 overflows")
 
     def _loss(self, batch: Any) -> torch.Tensor:
         try:
@@ -199,76 +212,25 @@ class _Run:
             raise TrainingError(f"The step fails at {self._place()}, whose batch is {shapes(batch)}: "
                                 f"{type(err).__name__}: {err}. Change what the loader gives, or the step") from err
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.requires_grad:
-            what = f"{shapes(loss)} without a gradient" if isinstance(loss, torch.Tensor) and loss.numel() == 1 \
-                else shapes(loss)
-            raise TrainingError(f"The step returns {what} for a loss. Return a tensor of one element that was computed "
-                                "with gradients, such as a mean")
+            raise TrainingError(f"The step returns {shapes(loss)} for a loss, {'with' if _has_grad(loss) else 'without'} "
+                                "a gradient. Return a tensor of one element with a gradient, such as a mean")
         if not torch.isfinite(loss):
-            raise TrainingError(f"The loss is {float(loss)} at {self._place()}, whose batch is {shapes(batch)}. Look "
+            raise TrainingError(f"The loss is {loss.item()} at {self._place()}, whose batch is {shapes(batch)}. Look "
                                 "for NaN in that batch; lower learning_rate, or set clip_norm")
         return loss.reshape(())
 
-    def _score(self, evaluate: Evaluate) -> float:
-        self.progress(f"Evaluating epoch {self.epoch + 1}/{self.spec.epochs}", 0, 1)
+    def _score(self, evaluate: Evaluate, epoch: str) -> float:
+        self.progress(f"Evaluating {epoch}", 0, 1)
         with evaluating(self.module):
             score = float(evaluate(self.module))
         if not math.isfinite(score):
-            raise TrainingError(f"The score after epoch {self.epoch + 1} is {score}. Give an evaluation that returns a "
-                                "finite number")
-        self.progress(f"Evaluating epoch {self.epoch + 1}/{self.spec.epochs}", 1, 1)
+            raise TrainingError(f"The score after {epoch} is {score}. Give an evaluation that returns a finite number")
+        self.progress(f"Evaluating {epoch}", 1, 1)
         return score
 
     def _place(self) -> str:
-        return f"step {len(self.rows) + 1} (epoch {self.epoch + 1}, batch {self.batch + 1} of {self.batches})"
-
-    def _identity(self, identity: str) -> dict[str, str]:
-        settings = {name: str(getattr(value, "value", value)) for name, value in asdict(self.spec).items()
-                    if name not in ("device", "checkpoint_seconds")}
-        frozen = [name for name, weight in self.module.named_parameters() if not weight.requires_grad]
-        return settings | {"batches in an epoch": str(self.batches), "model": type(self.module).__name__,
-                           "weights at the start": digest(_tensors(self.module))[:16],
-                           "frozen parameters": ", ".join(frozen) or "none", "identity": identity or "none"}
-
-    def _save(self) -> None:
-        if self.path is None or self.epoch_random is None:
-            return
-        tensors = {f"module.{name}": tensor for name, tensor in _tensors(self.module).items()}
-        plain: dict[str, Any] = {}
-        for number, state in self.optimizer.state_dict()["state"].items():
-            for name, value in state.items():
-                (tensors if isinstance(value, torch.Tensor) else plain)[f"optimizer.{number}.{name}"] = value
-        tensors["history"] = torch.tensor([[math.nan if value is None else value for value in astuple(row)]
-                                           for row in self.rows], dtype=torch.float64)
-        facts = {"identity": self.identity, "step": len(self.rows), "epoch": self.epoch, "batch": self.batch,
-                 "optimizer": plain, "scaler": self.scaler.state_dict(), "epoch_random": asdict(self.epoch_random),
-                 "now_random": asdict(RandomState.take(self.loader, self.device))}
-        Checkpoint(tensors, facts).save(self.path)
-        write_log(self.rows, self.path.with_name(LOG))
-        self.saved = time.monotonic()
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        facts = checkpoint.facts
-        self.module.load_state_dict(checkpoint.below("module."), strict=False)
-        state: dict[int, dict[str, Any]] = {}
-        for name, value in {**checkpoint.below("optimizer."), **_below(facts["optimizer"], "optimizer.")}.items():
-            number, _, key = name.partition(".")
-            state.setdefault(int(number), {})[key] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        if self.amp and facts["scaler"]:
-            self.scaler.load_state_dict(facts["scaler"])
-        self.rows = [Row(int(epoch), int(step), loss, rate, None if math.isnan(score) else score)
-                     for epoch, step, loss, rate, score in checkpoint.tensors["history"].tolist()]
-        self.epoch, self.batch = facts["epoch"], facts["batch"]
-        self.now_random = RandomState(**facts["now_random"])
-        self.epoch_random = RandomState(**facts["epoch_random"])
-
-
-def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
-
-
-def _below(values: dict[str, Any], prefix: str) -> dict[str, Any]:
-    return {name[len(prefix):]: value for name, value in values.items()}
+        state = self.state
+        return f"step {len(state.rows) + 1} (epoch {state.epoch + 1}, batch {state.batch + 1} of {self.batches})"
 
 
 @contextmanager
@@ -284,6 +246,10 @@ def _at(module: nn.Module, device: torch.device) -> Iterator[None]:
         for each, training in modes:
             each.training = training
         module.to(home)
+
+
+def _has_grad(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.requires_grad
 
 
 def _made(folder: Path) -> Path:

@@ -19,11 +19,11 @@ class RandomState:
     """Where each generator of random numbers is: torch's on the CPU and on CUDA, NumPy's, Python's, the loader's own.
 
     Attributes:
-        torch, cuda, loader: States as torch gives them, in hex; None where there is no such generator.
+        cpu, cuda, loader: States as torch gives them, in hex; None where there is no such generator.
         numpy, python: States as NumPy's legacy generator and `random` give them, as lists.
     """
 
-    torch: str
+    cpu: str
     cuda: str | None
     loader: str | None
     numpy: list[Any]
@@ -39,7 +39,8 @@ class RandomState:
         """
         own = getattr(loader, "generator", None)
         on_cuda = device is not None and device.type == "cuda"
-        name, keys, *rest = np.random.get_state(legacy=True)
+        legacy: Any = np.random.get_state(legacy=True)
+        name, keys, *rest = legacy
         version, internal, gauss = random.getstate()
         return cls(_hex(torch.get_rng_state()), _hex(torch.cuda.get_rng_state(device)) if on_cuda else None,
                    _hex(own.get_state()) if isinstance(own, torch.Generator) else None,
@@ -47,7 +48,7 @@ class RandomState:
 
     def restore(self, loader: Any = None, device: torch.device | None = None) -> None:
         """Put the generators back to where they were."""
-        torch.set_rng_state(_tensor(self.torch))
+        torch.set_rng_state(_tensor(self.cpu))
         if self.cuda is not None and device is not None and device.type == "cuda":
             torch.cuda.set_rng_state(_tensor(self.cuda), device)
         if self.loader is not None and isinstance(getattr(loader, "generator", None), torch.Generator):
