@@ -118,6 +118,8 @@ class QuantSpec:
             0 moves none.
         rounding: INT4: how weights go to their grid.
         block: INT4: weights that share a scale; 16, 32, 64 or 128.
+        per_channel: INT8 by static scales: weights have a scale an output channel; else one a tensor, as some
+            accelerators want it.
         ends: Quantize the first and the last weighted layer as well.
         keep: Nodes that stay in floating point.
     """
@@ -129,6 +131,7 @@ class QuantSpec:
     smoothing: float = 0.0
     rounding: Rounding = Rounding.ADAPTIVE
     block: int = 32
+    per_channel: bool = True
     ends: bool = True
     keep: NodeSelector = NodeSelector()
 

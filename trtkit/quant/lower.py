@@ -10,10 +10,9 @@ import numpy as np
 import onnx
 
 from trtkit.errors import AccuracyError, CalibrationError
-from trtkit.graph.model import infer_shapes, model_bytes, upgrade_opset
+from trtkit.graph.model import infer_shapes, model_bytes
 from trtkit.graph.opset import model_opset
-from trtkit.graph.presets import COMMON, preset
-from trtkit.graph.readiness import made_ready, why_not_ready
+from trtkit.graph.readiness import why_not_ready
 from trtkit.graph.run import run_model
 from trtkit.metrics import cosine, sqnr_db
 from trtkit.precision import Precision, QuantSpec
@@ -21,15 +20,14 @@ from trtkit.quant.floats.emulation import emulate_bf16
 from trtkit.quant.floats.fp8 import insert_fp8
 from trtkit.quant.floats.half import BF16, FP16
 from trtkit.quant.floats.keeplist import fp32_nodes, keep_notes
-from trtkit.quant.floats.mixed import SCALE_OPSET, SMALLEST_WEIGHT, keep_small, type_quantized
+from trtkit.quant.floats.mixed import SCALE_OPSET, SMALLEST_WEIGHT, type_quantized
 from trtkit.quant.floats.typed import BF16_OPSET, to_half
 from trtkit.quant.index import GraphIndex
 from trtkit.quant.linears.dynamic import to_int8_dynamic
 from trtkit.quant.linears.int4 import BLOCK_OPSET, insert_int4
 from trtkit.quant.linears.nbits import to_matmul_nbits
 from trtkit.quant.placement import get_placement
-from trtkit.quant.scales.equalize import equalize
-from trtkit.quant.scales.smooth import smooth
+from trtkit.quant.ready import at_opset, ready_for, rescale, static_subject
 from trtkit.quant.static.qdq import insert_qdq
 from trtkit.quant.weak.cache import cache_scales, cover_fused
 from trtkit.quant.weak.dla import dla_coverage, tie_scales
@@ -40,9 +38,6 @@ from trtkit.target import Target
 from trtkit.tensors import Feeds
 
 __all__ = ["Lowered", "LoweringCheck", "check_lowered", "lower"]
-
-_SMALLEST_OPSET = 13
-"""Per-channel DequantizeLinear (ONNX 1.10)."""
 
 _DEFAULT = QuantSpec()
 
@@ -96,13 +91,12 @@ def lower(model: onnx.ModelProto, target: Target, precision: Precision, *, table
         raise CalibrationError(f"{precision.value} for target '{target.name}' needs a calibration table. "
                                "Run: trtkit calibrate MODEL --data DIR -o TABLE")
     in_the_way = why_not_ready(model)
-    passes = tuple(name for name in preset(target) if name in COMMON)  # none that changes the types of inputs
-    model = infer_shapes(upgrade_opset(made_ready(model, passes), _SMALLEST_OPSET))
-    scaled: tuple[str, ...] = ()
+    model = ready_for(model, target)
+    rescaled: tuple[str, ...] = ()
     if precision.calibrated and table is not None:
-        model, table, scaled = _rescale(model, table, spec)
+        model, table, rescaled = rescale(model, table, spec)
     typed, notes = _LOWERINGS[precision](_Request(model, target, table, spec))
-    notes += scaled
+    notes += rescaled
     if in_the_way is not None:
         notes += (f"rewritten first, since {in_the_way}",)
     if target.is_tensorrt:
@@ -125,19 +119,6 @@ def lower(model: onnx.ModelProto, target: Target, precision: Precision, *, table
     return Lowered(target.name, precision, model_bytes(model), simulation, cache, notes, as_written=True)
 
 
-def _rescale(model: onnx.ModelProto, table: CalibrationTable,
-             spec: QuantSpec) -> tuple[onnx.ModelProto, CalibrationTable, tuple[str, ...]]:
-    """Return a model that computes the same with evener channels, its table, and notes, as the spec asks."""
-    notes: tuple[str, ...] = ()
-    if spec.equalize:
-        model, table, count = equalize(model, table)
-        notes += (f"channel ranges of {count} tensors between convolutions equalized",)
-    if spec.smoothing:
-        model, table, count = smooth(model, table, spec.smoothing)
-        notes += (f"outliers of {count} normalized tensors moved into weights",)
-    return model, table, notes
-
-
 @dataclass(frozen=True)
 class _Request:
     """A model with inferred types and what it is lowered for."""
@@ -149,7 +130,7 @@ class _Request:
 
     def at_opset(self, opset: int) -> onnx.ModelProto:
         """Return the model at this opset at least, types inferred."""
-        return self.model if model_opset(self.model) >= opset else infer_shapes(upgrade_opset(self.model, opset))
+        return at_opset(self.model, opset)
 
     @property
     def on_rtx(self) -> bool:
@@ -184,18 +165,17 @@ def _bf16(request: _Request) -> _Typed:
 def _int8(request: _Request) -> _Typed:
     typed, report = insert_qdq(request.model, request.calibration, get_placement(request.target.placement),
                                request.spec)
-    return typed, (f"{report.weights} weights and {report.activations} activations in INT8, {report.absorbed} "
-                   f"activation functions absorbed, {report.kept} nodes kept in float",)
+    notes = (f"{report.weights} weights and {report.activations} activations in INT8, {report.absorbed} "
+             f"activation functions absorbed, {report.kept} nodes kept in float",)
+    return typed, notes + (("on the scales that were learned in training",) if request.calibration.learned else ())
 
 
 def _int8_fp16(request: _Request) -> _Typed:
-    newer = request.at_opset(SCALE_OPSET)
-    request = replace(request, model=newer)
-    if not request.on_rtx:
-        return _half_around(newer, *_int8(request), request.table)
-    quantized, notes = _int8(replace(request, spec=replace(request.spec, keep=keep_small(newer, request.spec.keep))))
-    notes += (f"depthwise layers, products of activations and layers of fewer than {SMALLEST_WEIGHT} weights in FP16, "
-              "which TensorRT-RTX runs as well",)
+    newer, spec = static_subject(request.model, request.target, Precision.INT8_FP16, request.spec)
+    quantized, notes = _int8(replace(request, model=newer, spec=spec))
+    if request.on_rtx:
+        notes += (f"depthwise layers, products of activations and layers of fewer than {SMALLEST_WEIGHT} weights in "
+                  "FP16, which TensorRT-RTX runs as well",)
     return _half_around(newer, quantized, notes, request.table)
 
 

@@ -2,7 +2,8 @@
 
 File format, version 1: magic, header length, JSON header, bins and counts of the tensors, channel sums and channel
 ranges (none in tables of trtkit 0.1) in the order of the header, SHA-256 of all before. Little-endian, counts in the
-fewest bytes that hold them. Same content, same bytes.
+fewest bytes that hold them. Same content, same bytes. Version 2, written for a model trained on its integer grids: the
+header has the learned grids as well, and learned weight scales follow the channel ranges.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from trtkit.errors import CalibrationError
 from trtkit.files import atomic_write
 from trtkit.ranges.channels import ChannelRange, ChannelSums
 from trtkit.ranges.histogram import Histogram
+from trtkit.ranges.learned import Learned, LearnedGrid, LearnedScales, WeightKey
 from trtkit.tensors import Array
 
 __all__ = ["CalibrationTable"]
 
 _MAGIC = b"TRTKCAL\n"
-_VERSION = 1
+_VERSION, _LEARNED_VERSION = 1, 2
 _DIGEST_BYTES = 32
 
 
@@ -41,6 +43,8 @@ class CalibrationTable:
         preprocess: Fingerprint of the preprocessing; "" when the data came prepared.
         channels: Channel sums of each tensor that a layer with a bias reads.
         channel_ranges: Channel ranges of each tensor whose channels a lowering may scale.
+        learned: Grids and weight scales that the model was trained with; they come before every estimator. The
+            histograms are then those of the model before training.
     """
 
     tensors: Mapping[str, Histogram]
@@ -50,6 +54,7 @@ class CalibrationTable:
     preprocess: str
     channels: Mapping[str, ChannelSums] = field(default_factory=dict)
     channel_ranges: Mapping[str, ChannelRange] = field(default_factory=dict)
+    learned: Learned = field(default_factory=Learned)
 
     def channel_means(self, tensor: str) -> Array | None:
         """Return the mean of each channel of a tensor, shape (C,), float64, or None when they were not observed."""
@@ -82,6 +87,9 @@ class CalibrationTable:
         """
         for what in ("model", "preprocess"):
             _same(what, getattr(self, what), getattr(other, what), "these tables cannot be merged")
+        if self.learned or other.learned:
+            raise CalibrationError("A table with learned scales belongs to one training run, so these tables cannot be "
+                                   "merged. Merge the calibrations, then train")
         odd = sorted((self.tensors.keys() ^ other.tensors.keys()) | (self.channels.keys() ^ other.channels.keys())
                      | (self.channel_ranges.keys() ^ other.channel_ranges.keys()))
         if odd:
@@ -147,9 +155,11 @@ class CalibrationTable:
             each = self.channel_ranges[name]
             body += [each.low.astype("<f4").tobytes(), each.high.astype("<f4").tobytes()]
             ranges.append({"name": name, "channels": each.low.size})
+        learned, scales = _learned_rows(self.learned)
         header = json.dumps({"version": _VERSION, "samples": self.samples, "model": self.model, "data": self.data,
                              "preprocess": self.preprocess, "tensors": rows, "channels": sums,
-                             "ranges": ranges}, sort_keys=True).encode()
+                             "ranges": ranges, **learned}, sort_keys=True).encode()
+        body += scales
         content = b"".join([_MAGIC, len(header).to_bytes(8, "little"), header, *body])
         return content + hashlib.sha256(content).digest()
 
@@ -173,13 +183,15 @@ class CalibrationTable:
         start = len(_MAGIC) + 8
         body = start + int.from_bytes(content[len(_MAGIC):start], "little")
         header = json.loads(content[start:body])
-        if header["version"] != _VERSION:
+        if header["version"] not in (_VERSION, _LEARNED_VERSION):
             raise CalibrationError(f"Calibration table '{name}' has format version {header['version']}; this trtkit "
-                                   f"reads version {_VERSION}. Update trtkit or calibrate again")
+                                   f"reads versions {_VERSION} and {_LEARNED_VERSION}. Update trtkit or calibrate "
+                                   "again")
         tensors, body = _read_tensors(header["tensors"], content, body)
         channels, body = _read_channels(header["channels"], content, body)
-        return cls(tensors, header["samples"], header["model"], header["data"], header["preprocess"], channels,
-                   _read_ranges(header.get("ranges", []), content, body))
+        ranges, body = _read_ranges(header.get("ranges", []), content, body)
+        return cls(tensors, header["samples"], header["model"], header["data"], header["preprocess"], channels, ranges,
+                   _read_learned(header, content, body))
 
 
 def _read_tensors(rows: list[dict[str, Any]], content: bytes, offset: int) -> tuple[dict[str, Histogram], int]:
@@ -202,13 +214,40 @@ def _read_channels(rows: list[dict[str, Any]], content: bytes, offset: int) -> t
     return channels, offset
 
 
-def _read_ranges(rows: list[dict[str, Any]], content: bytes, offset: int) -> dict[str, ChannelRange]:
+def _read_ranges(rows: list[dict[str, Any]], content: bytes, offset: int) -> tuple[dict[str, ChannelRange], int]:
     ranges = {}
     for row in rows:
         low, high = np.frombuffer(content, "<f4", 2 * row["channels"], offset).reshape(2, -1).astype(np.float32)
         offset += 8 * row["channels"]
         ranges[row["name"]] = ChannelRange(low, high)
-    return ranges
+    return ranges, offset
+
+
+def _learned_rows(learned: Learned) -> tuple[dict[str, Any], list[bytes]]:
+    """Return what a header says of learned scales, and the bytes of those of the weights; nothing without any."""
+    if not learned:
+        return {}, []
+    grids = [{"name": name, "scale": float(grid.scale).hex(), "zero_point": grid.zero_point,
+              "bounds": list(grid.bounds)} for name, grid in sorted(learned.grids.items())]
+    keys = sorted(learned.weights, key=lambda key: (key[0], -1 if key[1] is None else key[1]))
+    weights = [{"name": name, "axis": axis, "shape": list(learned.weights[name, axis].scale.shape),
+                "largest": learned.weights[name, axis].largest} for name, axis in keys]
+    return ({"version": _LEARNED_VERSION, "grids": grids, "weights": weights},
+            [learned.weights[key].scale.astype("<f4").tobytes() for key in keys])
+
+
+def _read_learned(header: dict[str, Any], content: bytes, offset: int) -> Learned:
+    if header["version"] != _LEARNED_VERSION:
+        return Learned()
+    grids = {row["name"]: LearnedGrid(float.fromhex(row["scale"]), row["zero_point"], tuple(row["bounds"]))
+             for row in header["grids"]}
+    weights: dict[WeightKey, LearnedScales] = {}
+    for row in header["weights"]:
+        size = int(np.prod(row["shape"]))
+        scale = np.frombuffer(content, "<f4", size, offset).astype(np.float32).reshape(row["shape"])
+        weights[row["name"], row["axis"]] = LearnedScales(scale, row["largest"])
+        offset += 4 * size
+    return Learned(grids, weights)
 
 
 def _same(what: str, mine: str, wanted: str, consequence: str) -> None:

@@ -11,7 +11,7 @@ from trtkit.precision import QuantSpec
 from trtkit.quant.placement import Placement
 from trtkit.ranges import CalibrationTable, estimate
 
-__all__ = ["Grid", "activation_grid"]
+__all__ = ["Grid", "activation_grid", "learned_grid"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,24 @@ def activation_grid(table: CalibrationTable, tensor: str, placement: Placement, 
     if placement.symmetric:
         return Grid(np.float32(max(high, np.finfo(np.float32).tiny) / bounds[1]), 0, bounds)
     return _asymmetric(low, high, bounds)
+
+
+def learned_grid(table: CalibrationTable, tensor: str, placement: Placement) -> Grid:
+    """Return the grid that was learned for a tensor, to the bit; for a placement with other integers, one of its range.
+
+    Args:
+        table: With a learned grid for this tensor.
+        tensor: Its name.
+        placement: Whose integers it becomes.
+    """
+    learned, bounds = table.learned.grids[tensor], placement.activation_bounds
+    if learned.bounds == bounds and not (placement.symmetric and learned.zero_point):
+        return Grid(np.float32(learned.scale), learned.zero_point, bounds)
+    low, high = learned.range
+    if placement.symmetric:
+        return Grid(np.float32(max(-low, high) / bounds[1]), 0, bounds)
+    seen = table.tensors.get(tensor)
+    return _asymmetric(0.0 if seen is not None and seen.has_range and seen.min >= 0 else low, high, bounds)
 
 
 def _asymmetric(low: float, high: float, bounds: tuple[int, int]) -> Grid:

@@ -8,7 +8,7 @@ import numpy as np
 
 from trtkit.tensors import Array
 
-__all__ = ["QuantizedWeight", "quantize_weight"]
+__all__ = ["QuantizedWeight", "quantize_weight", "weight_on_grid"]
 
 _SHRINK = np.linspace(1.0, 0.7, 13, dtype=np.float32)
 """Clipping thresholds that are tried, as shares of the largest magnitude. At 8 bits the best lies close to 1."""
@@ -63,8 +63,18 @@ def quantize_weight(weight: Array, axis: int | None, *, largest: int = 127,
         better = mse < best_error
         best_scale[better], best_error[better] = scale[better], mse[better]
     scale = np.maximum(best_scale, np.asarray(smallest_scale, np.float32)).astype(np.float32)
-    if axis is None:
-        scale = scale.reshape(())
+    return weight_on_grid(weight, scale.reshape(()) if axis is None else scale, axis, largest=largest)
+
+
+def weight_on_grid(weight: Array, scale: Array, axis: int | None, *, largest: int = 127) -> QuantizedWeight:
+    """Return round(weight / scale) clipped to +-largest.
+
+    Args:
+        weight: float32, finite, any shape.
+        scale: float32, > 0, shape (C,) along `axis`, or ().
+        axis: Channel axis of the scales; None for one scale.
+        largest: Largest magnitude on the integer grid.
+    """
     values = np.clip(np.rint(weight / _along(scale, axis, weight.ndim)), -largest, largest).astype(np.int8)
     return QuantizedWeight(values, scale, axis)
 

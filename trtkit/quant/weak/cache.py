@@ -13,11 +13,14 @@ from trtkit.errors import CalibrationError
 from trtkit.graph import fingerprint
 from trtkit.precision import QuantSpec
 from trtkit.quant.index import GraphIndex
+from trtkit.quant.placement import get_placement
+from trtkit.quant.scales.grids import learned_grid
 from trtkit.ranges import CalibrationTable, Histogram, estimate
 from trtkit.ranges.cache import parse_cache
 
 __all__ = ["cache_scales", "cover_fused", "table_from_cache"]
 
+_PLACEMENT = "tensorrt"
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _POSITIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Sqrt"})
 _KEEPS_SIGN = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Concat", "Flatten", "Reshape",
@@ -25,13 +28,17 @@ _KEEPS_SIGN = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalM
 
 
 def cache_scales(table: CalibrationTable, spec: QuantSpec) -> dict[str, float]:
-    """Return the symmetric INT8 scale amax / 127 of every tensor that the table saw; 1 / 127 for one that is all 0."""
+    """Return the symmetric INT8 scale amax / 127 of every tensor that the table saw; 1 / 127 for one that is all 0.
+
+    Where a scale was learned it is that one, to the bit.
+    """
+    learned = {name: float(learned_grid(table, name, get_placement(_PLACEMENT)).scale) for name in table.learned.grids}
     scales = {}
     for name, histogram in table.tensors.items():
         if histogram.has_range:
             _, high = estimate(histogram, spec.estimator, symmetric=True, percentile=spec.percentile)
             scales[name] = high / 127
-    return scales
+    return {**scales, **learned}
 
 
 def cover_fused(index: GraphIndex, scales: Mapping[str, float]) -> dict[str, float]:
