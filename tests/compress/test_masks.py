@@ -12,6 +12,9 @@ from torch import nn
 from trtkit.compress.pruning.masks import Masks
 from trtkit.compress.pruning.two_four import sparsify_two_four
 from trtkit.compress.pruning.unstructured import sparsify
+from trtkit.compress.training.loop import fit
+from trtkit.compress.training.losses import step_for
+from trtkit.compress.training.spec import TrainSpec
 from trtkit.errors import SpecError
 
 
@@ -59,6 +62,28 @@ def test_masks_come_back_from_the_zeros_of_a_checkpoint(tmp_path: Path) -> None:
     assert read.kept.keys() == masks.kept.keys()
     assert all(torch.equal(read.kept[name], masks.kept[name]) for name in masks.kept)
     assert read.sparsity == masks.sparsity == 0.5
+
+
+def test_masks_hold_through_a_fit_that_is_stopped_and_goes_on(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    batches = [(torch.randn(4, 4, 4, 4), torch.randint(0, 4, (4,))) for _ in range(3)]
+    start = _net()
+    masks = sparsify_two_four(start, loader=batches)
+    step, spec = step_for("cross_entropy"), TrainSpec(epochs=2, device="cpu", checkpoint_seconds=0)
+    whole, stopped, resumed = (copy.deepcopy(start) for _ in range(3))
+    fit(whole, batches, step, spec, after_step=masks.apply)
+    assert Masks.of(whole).sparsity == masks.sparsity == 0.5
+    left = iter(range(4))
+
+    def stop(module: nn.Module) -> None:
+        masks.apply(module)
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(stopped, batches, step, spec, folder=tmp_path, after_step=stop)
+    fit(resumed, batches, step, spec, folder=tmp_path, after_step=Masks.of(resumed).apply)
+    assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), resumed.parameters(), strict=True))
 
 
 def test_masks_of_a_dense_module_are_empty() -> None:

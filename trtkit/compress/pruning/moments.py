@@ -7,7 +7,7 @@ in W costs: |X dW^T|^2 = rows * trace(dW H dW^T).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -15,7 +15,9 @@ from torch import nn
 from torch.nn import functional
 
 from trtkit.compress.pruning.weights import Weight
+from trtkit.compress.training.batches import call, to_device
 from trtkit.errors import CalibrationError
+from trtkit.export.adapter import evaluating
 from trtkit.progress import Progress
 
 __all__ = ["DIAGONAL_ABOVE", "columns", "second_moments", "to_columns", "to_weight"]
@@ -64,37 +66,18 @@ def second_moments(module: nn.Module, weights: Sequence[Weight], batches: Sequen
     """
     found: dict[str, torch.Tensor] = {}
     device = next(module.parameters()).device
-    with _evaluating(module), ExitStack() as hooks, torch.no_grad():
+    with evaluating(module), ExitStack() as hooks, torch.no_grad():
         for weight in weights:
             hooks.callback(weight.module.register_forward_pre_hook(_adder(weight, found), with_kwargs=True).remove)
         for number, batch in enumerate(batches):
             progress("Second moments", number, len(batches))
-            _forward(module, batch, device)
+            call(module, to_device(batch[0] if isinstance(batch, (tuple, list)) else batch, device))
     progress("Second moments", len(batches), len(batches))
     for name, moments in found.items():
         if not bool(torch.isfinite(moments).all()):
             raise CalibrationError(f"What '{name}' multiplies is not finite on the given batches. Check their "
                                    "preprocessing, and the module in evaluation mode")
     return found
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    training = [each for each in module.modules() if each.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for each in training:
-            each.training = True
-
-
-def _forward(module: nn.Module, batch: Any, device: torch.device) -> None:
-    inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-    if isinstance(inputs, dict):
-        module(**{name: value.to(device) for name, value in inputs.items()})
-    else:
-        module(*(each.to(device) for each in (inputs if isinstance(inputs, (tuple, list)) else (inputs,))))
 
 
 def _adder(weight: Weight, found: dict[str, torch.Tensor]) -> Callable[[nn.Module, Any, Any], None]:
