@@ -212,8 +212,8 @@ class _Run:
             raise TrainingError(f"The step fails at {self._place()}, whose batch is {shapes(batch)}: "
                                 f"{type(err).__name__}: {err}. Change what the loader gives, or the step") from err
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.requires_grad:
-            raise TrainingError(f"The step returns {shapes(loss)} for a loss, {'with' if _has_grad(loss) else 'without'} "
-                                "a gradient. Return a tensor of one element with a gradient, such as a mean")
+            raise TrainingError(f"The step returns {shapes(loss)} for a loss. Return a tensor of one element that has "
+                                "a gradient, such as a mean that was computed outside no_grad")
         if not torch.isfinite(loss):
             raise TrainingError(f"The loss is {loss.item()} at {self._place()}, whose batch is {shapes(batch)}. Look "
                                 "for NaN in that batch; lower learning_rate, or set clip_norm")
@@ -246,10 +246,6 @@ def _at(module: nn.Module, device: torch.device) -> Iterator[None]:
         for each, training in modes:
             each.training = training
         module.to(home)
-
-
-def _has_grad(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.requires_grad
 
 
 def _made(folder: Path) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field
 from typing import Any
@@ -82,7 +84,8 @@ def identity_of(module: nn.Module, spec: TrainSpec, batches: int, more: str) -> 
     settings = {name: str(getattr(value, "value", value)) for name, value in asdict(spec).items()
                 if name not in _NOT_TOLD}
     frozen = {name: weight for name, weight in module.named_parameters() if not weight.requires_grad}
-    return settings | {"batches of an epoch": str(batches), "model": type(module).__name__,
+    layers = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", repr(module)).encode()).hexdigest()  # without addresses
+    return settings | {"batches of an epoch": str(batches), "model": f"{type(module).__name__} {layers[:16]}",
                        "weights at the start": digest(_tensors(module))[:16],
                        "frozen parameters": digest(frozen)[:16] if frozen else "none", "identity": more or "none"}
 
