@@ -100,6 +100,15 @@ def test_plan_tells_what_tensorrt_said_on_sparse_kernels() -> None:
     assert plan.sparsity == ()
 
 
+def test_rtx_writes_the_same_plan_with_and_without_the_flag() -> None:
+    """Told to users in trtkit.build.sparsity: change that when this fails."""
+    model = _model(QDQ, _weight((8, 8, 3, 3), 1), "int8")
+    sparse, dense = (build_plan(model, BuildOptions(flavour="tensorrt_rtx", sparse_weights=wanted))
+                     for wanted in (True, False))
+    assert sparse.data == dense.data
+    assert (sparse.key.flags, dense.key.flags) == (("SPARSE_WEIGHTS",), ())
+
+
 @pytest.mark.parametrize(("axis", "flags"), [(1, ("SPARSE_WEIGHTS",)), (0, ())], ids=["sparse", "not"])
 def test_build_sets_the_flag_and_notes_it_when_weights_are_two_four(axis: int, flags: tuple[str, ...]) -> None:
     plan = build_plan(_model(QDQ, _weight((8, 8, 3, 3), axis), "int8"),

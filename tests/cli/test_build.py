@@ -47,6 +47,12 @@ def test_build_writes_a_plan_and_tells_size_time_and_key(model: Path, flags: tup
     assert f"For TensorRT-RTX {header.version}, SM 8.0+" in printed
 
 
+@pytest.mark.parametrize("flags", [("--sparse",), ("--no-sparse",), ()], ids=["asked", "refused", "dense weights"])
+def test_build_tries_sparse_kernels_when_asked_to(model: Path, flags: tuple[str, ...]) -> None:
+    printed = build(model, *flags)
+    assert (", SPARSE_WEIGHTS" in printed) == ("Sparse kernels are allowed" in printed) == (flags == ("--sparse",))
+
+
 def test_build_takes_data_to_calibrate_with_on_the_weak_path_alone(model: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", x=np.zeros((2, 3, 8, 8), np.float32))
     with pytest.raises(SpecError, match="Calibration samples go with typing 'weak'"):

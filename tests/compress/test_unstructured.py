@@ -32,7 +32,7 @@ def test_sparsify_takes_the_least_of_each_layer_when_local() -> None:
     gone = net[2].weight == 0
     assert before[gone].abs().max() <= before[~gone].abs().min()
     assert torch.equal(before[~gone], net[2].weight[~gone])
-    assert "no dense kernel faster" in masks.notes[0]
+    assert masks.notes == ()
 
 
 def test_sparsify_spares_the_layer_of_large_weights_when_global() -> None:
@@ -42,7 +42,7 @@ def test_sparsify_spares_the_layer_of_large_weights_when_global() -> None:
     shares = _shares(net)
     assert shares[1] < 0.05 < min(shares[0], shares[2])
     assert sum(share * size for share, size in zip(shares, sizes, strict=True)) == pytest.approx(round(0.3 * 824))
-    assert "0.weight has no weight left" in " ".join(masks.notes) or shares[0] < 1
+    assert masks.notes == ()
 
 
 def test_sparsify_says_so_when_a_layer_loses_everything() -> None:

@@ -37,6 +37,6 @@ class Plan:
     def sparsity(self) -> tuple[str, ...]:
         """What TensorRT said on 2:4 sparse kernels: the layers that could have one, and those that got one.
 
-        TensorRT-RTX 1.7 says nothing: it chooses kernels on the GPU, when it loads the plan.
+        Empty without the flag SPARSE_WEIGHTS, and from TensorRT-RTX 1.7.
         """
         return tuple(line.text for line in self.log if line.text.startswith("(Sparsity)"))

@@ -100,7 +100,10 @@ def _show(output: Path, plan: Plan) -> None:
         console.print(f"TensorRT warns: {text}", markup=False, highlight=False, style="yellow")
     size = f"{len(plan.data) / 1e6:.2f} MB"
     console.print(f"{output}: {size}, built in {plan.seconds:.1f} s", markup=False, highlight=False, soft_wrap=True)
-    for text in plan.sparsity:
+    sparsity = plan.sparsity
+    if "SPARSE_WEIGHTS" in plan.key.flags and plan.key.flavour == "tensorrt_rtx":
+        sparsity = ("Sparse kernels are allowed; TensorRT-RTX chooses when it loads the plan, and does not tell",)
+    for text in sparsity:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     console.print(f"For {plan.key}", markup=False, highlight=False, soft_wrap=True)
 

@@ -1,7 +1,8 @@
 """Single weights of least magnitude -> 0.
 
-Dense kernels, on GPUs as on CPUs, multiply by zeros as by anything else: the model gets no faster. What gets smaller is
-the compressed file.
+Dense kernels, on GPUs as on CPUs, multiply by zeros as by anything else: the model gets no faster. Nor do an ONNX file
+or a bundle get smaller, which store every weight; only a compressed copy does. Deflated, the FP32 model of a ResNet
+with 1.3 million weights took 93 % of its 5.0 MB dense, 53 % with half of the weights gone, 24 % with 80 % gone.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ from trtkit.precision import NodeSelector
 __all__ = ["sparsify"]
 
 _SCOPES = ("local", "global")
-_NO_FASTER = ("Unstructured zeros make no dense kernel faster: TensorRT and ONNX Runtime multiply by them. They make "
-              "the file smaller once it is compressed. For speed, take channels or 2:4")
 
 
 def sparsify(module: nn.Module, amount: float, *, scope: str = "local", spare: NodeSelector | None = None) -> Masks:
@@ -31,6 +30,9 @@ def sparsify(module: nn.Module, amount: float, *, scope: str = "local", spare: N
         amount: Share of zeros afterwards, from 0 to below 1.
         scope: "local": in each layer; "global": over all layers together, those with small weights lose more.
         spare: Modules to leave dense, by name or class name.
+
+    Returns:
+        The masks. Their notes tell what stayed dense, and what lost everything.
 
     Raises:
         SpecError: The amount or the scope is unusable, a selector matches nothing, or no weights are left.
@@ -46,7 +48,6 @@ def sparsify(module: nn.Module, amount: float, *, scope: str = "local", spare: N
     groups = [chosen] if scope == "global" else [[weight] for weight in chosen]
     kept = {name: mask for group in groups for name, mask in _least(group, amount).items()}
     masks = Masks(kept, (
-        _NO_FASTER,
         *(f"{weight.name} is shared with {weight.tied} and stays dense" for weight in weights if weight.tied),
         *(f"{name} has no weight left: with scope 'global' small ones go first" for name, mask in kept.items()
           if not bool(mask.any()))))
