@@ -28,6 +28,7 @@ COMMANDS = {
     "quantize": "ONNX + table -> ONNX lowered for a target (FP16 to INT4), checked, within a budget.",
     "audit": "Why a quantized ONNX model is not faster on a target, or wrong there; --fix repairs it.",
     "compare": "Two models on the same data: outputs, layers, task metrics.",
+    "latency": "Layers measured on a board, so that pruning knows how fast a module would be there.",
     "build": "ONNX -> TensorRT plan, in a child process.",
     "pack": "Artifacts -> one bundle.",
     "run": "Bundle + pictures -> predictions.",
@@ -36,8 +37,8 @@ COMMANDS = {
     "inspect": "An ONNX model, table, plan or bundle as a table.",
     "doctor": "What this machine has, what works with it, and how to get what is missing.",
 }
-"""Every command with its one line of help; trtkit/cli/NAME.py holds a function of that name, and
-imports what is heavy inside it."""
+"""Every command with its one line of help; trtkit/cli/NAME.py holds a function of that name, or a
+Typer of several, and imports what is heavy inside it."""
 
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -68,7 +69,12 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
 for _name, _help in COMMANDS.items():
     if importlib.util.find_spec(f"trtkit.cli.{_name}"):
         _command = getattr(importlib.import_module(f"trtkit.cli.{_name}"), _name)
-        app.command(_name, help=_help)(_interruptible(_command))
+        if isinstance(_command, typer.Typer):
+            for _each in _command.registered_commands:
+                _each.callback = _interruptible(_each.callback) if _each.callback else None
+            app.add_typer(_command, name=_name, help=_help)
+        else:
+            app.command(_name, help=_help)(_interruptible(_command))
 
 
 def main() -> None:

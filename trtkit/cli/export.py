@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 from rich.table import Table
 
 from trtkit.cli.console import console, rich_progress
+from trtkit.cli.examples import example_arrays
 from trtkit.errors import SpecError
 from trtkit.files import require_folder
 from trtkit.target import get_target
-from trtkit.tensors import Array, parse_shape
 
 if TYPE_CHECKING:
     from trtkit.export import Exported
@@ -48,7 +47,7 @@ def export(
     wanted = get_target(target, targets).opset if target is not None else opset or DEFAULT_OPSET
     options = ExportOptions(opset=wanted, batch=batch, dynamic_axes=axes, rtol=rtol,
                             output_names=tuple(output_name) if output_name else None)
-    example = _examples(inputs)
+    example = example_arrays(inputs)
     require_folder(output)
     with rich_progress() as progress:
         exported = export_onnx(load_module(factory, weights), example, options, path=output, progress=progress)
@@ -67,30 +66,6 @@ def _dynamic(texts: list[str]) -> tuple[str | None, dict[str, dict[int, str]]]:
             raise SpecError(f"--dynamic '{text}' is not understood. Write batch, or input:axis=name such as "
                             "input:2=height")
     return ("batch" if "batch" in texts else None), axes
-
-
-def _examples(texts: list[str]) -> dict[str, Array] | tuple[Array, ...]:
-    """Return seeded example arrays, by name where names are given."""
-    parsed = [_example(text, seed) for seed, text in enumerate(texts)]
-    named = {name: array for name, array in parsed if name}
-    if named and len(named) != len(parsed):
-        raise SpecError("Of several --input, name all or none, each once: --input ids=1x16:int64 --input "
-                        "mask=1x16:int64")
-    return named or tuple(array for _, array in parsed)
-
-
-def _example(text: str, seed: int) -> tuple[str, Array]:
-    name, _, shape_and_dtype = text.rpartition("=")
-    shape, _, dtype_name = shape_and_dtype.partition(":")
-    sizes = parse_shape(shape)
-    try:
-        dtype = np.dtype(dtype_name or "float32")
-    except TypeError as err:
-        raise SpecError(f"--input '{text}': '{dtype_name}' is no dtype. Write one such as float32 or int64") from err
-    rng = np.random.default_rng(seed)
-    if dtype.kind == "f":
-        return name, rng.standard_normal(sizes).astype(dtype)
-    return name, rng.integers(0, 2, sizes).astype(dtype)
 
 
 def _show(exported: Exported, output: Path) -> None:
