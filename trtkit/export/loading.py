@@ -103,10 +103,24 @@ def _read_safetensors(path: Path) -> tuple[Any, Any]:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-        return tensors, json.loads(metadata[STRUCTURE]) if STRUCTURE in metadata else None
+        structure = json.loads(metadata[STRUCTURE]) if STRUCTURE in metadata else None
     except (safetensors.SafetensorError, OSError, ValueError, struct.error) as err:
         raise ExportError(f"Weights '{path}' are no readable safetensors file: {err}. Save them again, or fetch the "
                           "file again") from err
+    if structure is not None:
+        _check_structure(path, structure, tensors)
+    return tensors, structure
+
+
+def _check_structure(path: Path, structure: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Return when the sizes that a file tells are those of its tensors: none is made for a size that is only told."""
+    told = structure.get("tensors") if isinstance(structure, dict) else None
+    held = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    if not isinstance(told, dict) or told != held:
+        wrong = [name for name in held if not isinstance(told, dict) or told.get(name) != held[name]]
+        raise ExportError(f"Weights '{path}' tell other sizes than they hold, such as of "
+                          f"{', '.join(wrong[:_SHOWN]) or 'tensors that are not there'}. Save the module again with "
+                          "trtkit.export.save_checkpoint")
 
 
 def _read_torch(path: Path) -> Any:

@@ -46,6 +46,8 @@ def apply_structure(module: nn.Module, structure: Mapping[str, Any]) -> None:
     try:
         shapes = {str(name): tuple(map(int, shape)) for name, shape in structure["tensors"].items()}
         numbers = {str(name): dict(values) for name, values in structure["numbers"].items()}
+        if min((size for shape in shapes.values() for size in shape), default=0) < 0:
+            raise ValueError("a size is negative")
     except (KeyError, TypeError, ValueError, AttributeError) as err:
         raise ExportError(f"The structure is malformed ({type(err).__name__}: {err}). Save the module again with "
                           "trtkit.export.save_checkpoint") from err
