@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from trtkit.compress.distillation.forward import inputs_of
+from trtkit.compress.distillation.forward import device_of, inputs_of
 from trtkit.compress.distillation.hints import hinted
 from trtkit.compress.distillation.spec import DistillSpec
 from trtkit.compress.distillation.step import distillation_step
+from trtkit.compress.training.batches import count_batches
+from trtkit.compress.training.checkpoint import digest
 from trtkit.compress.training.loop import Fit, fit
+from trtkit.compress.training.random_state import RandomState
 from trtkit.compress.training.spec import Evaluate, Loader, LossStep, TrainSpec
-from trtkit.errors import SpecError
 from trtkit.progress import Progress, silent
 
 __all__ = ["Distilled", "distill"]
@@ -26,7 +29,7 @@ class Distilled:
     """A trained student.
 
     Attributes:
-        student: The module that was given, in evaluation mode.
+        student: The module that was given.
         fit: How its training went.
     """
 
@@ -41,7 +44,7 @@ def distill(teacher: nn.Module, student: nn.Module, loader: Loader, spec: Distil
     """Train the student to say what the teacher says, and return it.
 
     Args:
-        teacher: Put in evaluation mode and on the student's device; it gets no gradients.
+        teacher: In evaluation mode and on the student's device for the while, and left as it was; it gets no gradients.
         student: Trained in place.
         loader: Batches (inputs, targets), or inputs alone where `spec.hard` is 0.
         spec: What is learned; the defaults when None.
@@ -55,25 +58,41 @@ def distill(teacher: nn.Module, student: nn.Module, loader: Loader, spec: Distil
 
     Raises:
         SpecError: Teacher and student share what is trained, their logits differ in shape, a hint matches nothing.
+        TrainingError: The loader is empty, the loss or the teacher's output is NaN or infinite, or the folder holds
+            the training of another student, teacher or spec.
     """
     spec, train = spec or DistillSpec(), train or TrainSpec()
-    trained = student
+    trained, identity = student, ""
     if step is None:
         step = distillation_step(teacher, spec, hard)
+        identity = f"{spec}, teacher {digest(teacher.state_dict())[:16]}"
         if spec.hints:
             trained = _with_projections(teacher, student, loader, spec, train.seed)
-    result = fit(trained, loader, step, train, folder=folder, progress=progress,
-                 evaluate=None if evaluate is None else lambda _: evaluate(student),
-                 after_step=None if after_step is None else lambda _: after_step(student))
-    return Distilled(student.eval(), result)
+    with _as_it_was(teacher):
+        result = fit(trained, loader, step, train, folder=folder, identity=identity, progress=progress,
+                     evaluate=None if evaluate is None else lambda _: evaluate(student),
+                     after_step=None if after_step is None else lambda _: after_step(student))
+    return Distilled(student, result)
 
 
 def _with_projections(teacher: nn.Module, student: nn.Module, loader: Loader, spec: DistillSpec,
                       seed: int) -> nn.Module:
-    """Return the student with projections sized by the first batch; torch's random numbers stay as they were."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        batch = next(iter(loader), None)
-        if batch is None:
-            raise SpecError("The loader is empty, so the hints have no features to compare. Give at least one batch")
-        return hinted(student, teacher, inputs_of(batch), spec.hints)
+    """Return the student with projections sized by the first batch; random numbers and the loader stay as they were."""
+    count_batches(loader)  # says what is wrong with a loader that has none
+    random = RandomState.take(loader)
+    torch.manual_seed(seed)
+    try:
+        return hinted(student, teacher, inputs_of(next(iter(loader))), spec.hints)
+    finally:
+        random.restore(loader)
+
+
+@contextmanager
+def _as_it_was(teacher: nn.Module) -> Iterator[None]:
+    home, modes = device_of(teacher), [(each, each.training) for each in teacher.modules()]
+    try:
+        yield
+    finally:
+        teacher.to(home)
+        for each, training in modes:
+            each.training = training

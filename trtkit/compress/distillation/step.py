@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from trtkit.compress.distillation.forward import call, device_of, inputs_of, last_call
+from trtkit.compress.distillation.forward import device_of, inputs_of, last_call
 from trtkit.compress.distillation.hints import HintedStudent, features_of
 from trtkit.compress.distillation.losses import chosen_output, logit_divergence, soft_tag_loss
 from trtkit.compress.distillation.spec import DistillSpec
+from trtkit.compress.training.batches import call
 from trtkit.compress.training.losses import step_for
 from trtkit.compress.training.spec import LossStep
-from trtkit.errors import SpecError
+from trtkit.errors import SpecError, TrainingError
 
 __all__ = ["distillation_step"]
 
@@ -29,7 +30,8 @@ def distillation_step(teacher: nn.Module, spec: DistillSpec, hard: LossStep | No
 
     Returns:
         A step that raises SpecError where the student shares trained parameters with the teacher, lacks projections
-        for the hints, returns logits of another shape, or the teacher returns NaN or infinity.
+        for the hints or returns logits of another shape, and TrainingError where the teacher returns
+        NaN or infinity.
 
     Raises:
         SpecError: `spec.hard_loss` is unknown.
@@ -79,7 +81,7 @@ def _logit_losses(student: Any, teacher: Any, spec: DistillSpec) -> list[torch.T
         raise SpecError(f"Student returns logits {tuple(ours.shape)} and teacher {tuple(theirs.shape)}. Give both the "
                         "same classes, set `output`, or learn from hints alone (logits = 0)")
     if not torch.isfinite(theirs).all():
-        raise SpecError("Teacher returns NaN or infinity, so there is nothing to learn from. Check its weights and the "
-                        "preprocessing of its inputs; train with amp = False where it overflows in FP16")
+        raise TrainingError("Teacher returns NaN or infinity, so there is nothing to learn from. Check its "
+                            "weights and the preprocessing of its inputs; set amp to False where FP16 overflows")
     losses = ((spec.logits, logit_divergence, spec.temperature), (spec.tags, soft_tag_loss, spec.tag_temperature))
     return [weight * loss(ours, theirs, temperature) for weight, loss, temperature in losses if weight]
