@@ -86,6 +86,13 @@ def test_sparsify_leaves_a_weight_dense_when_an_embedding_shares_it() -> None:
     assert "2.weight is shared with Embedding and stays dense" in masks.notes
 
 
+def test_sparsify_tells_of_a_weight_that_is_computed() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)))
+    masks = sparsify(net, 0.5)
+    assert set(masks.kept) == {"0.weight"}
+    assert [note for note in masks.notes if note.startswith("1 stays dense: its weight is computed")]
+
+
 @pytest.mark.parametrize(("more", "match"), [
     ({"amount": 1.0}, "amount is 1.0"),
     ({"amount": -0.1}, "amount is -0.1"),

@@ -19,7 +19,7 @@ from torch import nn
 from trtkit.compress.pruning.brain_surgeon import least_of_four, prune_by_error
 from trtkit.compress.pruning.masks import Masks
 from trtkit.compress.pruning.moments import DIAGONAL_ABOVE, columns, second_moments, to_columns, to_weight
-from trtkit.compress.pruning.weights import Weight, weights_of
+from trtkit.compress.pruning.weights import COMPUTED, Weight, computed_weights, weights_of
 from trtkit.errors import SpecError
 from trtkit.precision import NodeSelector
 from trtkit.progress import Progress, silent
@@ -80,7 +80,8 @@ def sparsify_two_four(module: nn.Module, *, loader: Iterable[Any] | None = None,
     if not eligible:
         reasons = "; ".join(f"{name}: {why}" for name, why in list(hindrances.items())[:3])
         raise SpecError(f"No layer can be 2:4 sparse ({reasons or 'all are spared'}). Take channels out instead")
-    notes = [f"{name} stays dense: {why}" for name, why in hindrances.items() if why]
+    dense = {name: why for name, why in hindrances.items() if why} | dict.fromkeys(computed_weights(module), COMPUTED)
+    notes = [f"{name} stays dense: {why}" for name, why in dense.items()]
     if loader is None:
         masks = _by_magnitude(eligible)
     else:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from trtkit.compress.pruning.masks import Masks
-from trtkit.compress.pruning.weights import Weight, weights_of
+from trtkit.compress.pruning.weights import COMPUTED, Weight, computed_weights, weights_of
 from trtkit.errors import SpecError
 from trtkit.precision import NodeSelector
 
@@ -48,6 +48,7 @@ def sparsify(module: nn.Module, amount: float, *, scope: str = "local", spare: N
     groups = [chosen] if scope == "global" else [[weight] for weight in chosen]
     kept = {name: mask for group in groups for name, mask in _least(group, amount).items()}
     masks = Masks(kept, (
+        *(f"{name} stays dense: {COMPUTED}" for name in computed_weights(module)),
         *(f"{weight.name} is shared with {weight.tied} and stays dense" for weight in weights if weight.tied),
         *(f"{name} has no weight left: with scope 'global' small ones go first" for name, mask in kept.items()
           if not bool(mask.any()))))

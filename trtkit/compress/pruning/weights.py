@@ -10,9 +10,12 @@ from torch import nn
 from trtkit.errors import SpecError
 from trtkit.precision import NodeSelector
 
-__all__ = ["Weight", "spared_modules", "weights_of"]
+__all__ = ["COMPUTED", "Weight", "computed_weights", "spared_modules", "weights_of"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+COMPUTED = "its weight is computed from other parameters. Take that out first (remove_parametrizations, or " \
+           "remove_weight_norm)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +63,12 @@ def weights_of(module: nn.Module, spare: NodeSelector | None = None) -> list[Wei
         raise SpecError(f"The module, a {type(module).__name__}, has no convolution, Linear or MultiheadAttention "
                         "with weights of its own. Give the torch module before quantization or scripting")
     return [weight for weight in found.values() if weight.layer not in spared]
+
+
+def computed_weights(module: nn.Module) -> list[str]:
+    """Return the layers whose weight is no parameter but made of others, such as by weight_norm."""
+    return [name for name, each in module.named_modules() if isinstance(each, (nn.Linear, *_CONVOLUTIONS))
+            and not isinstance(each.weight, nn.Parameter)]
 
 
 def _own_weights(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
