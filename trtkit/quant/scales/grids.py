@@ -55,7 +55,7 @@ def activation_grid(table: CalibrationTable, tensor: str, placement: Placement, 
 
 
 def learned_grid(table: CalibrationTable, tensor: str, placement: Placement) -> Grid:
-    """Return the grid that was learned for a tensor, to the bit; for a placement with other integers, one of its range.
+    """Return the grid that was learned for a tensor, to the bit; for a placement with fewer integers one of its range.
 
     Args:
         table: With a learned grid for this tensor.
@@ -63,8 +63,9 @@ def learned_grid(table: CalibrationTable, tensor: str, placement: Placement) -> 
         placement: Whose integers it becomes.
     """
     learned, bounds = table.learned.grids[tensor], placement.activation_bounds
-    if learned.bounds == bounds and not (placement.symmetric and learned.zero_point):
-        return Grid(np.float32(learned.scale), learned.zero_point, bounds)
+    moved = learned.zero_point + bounds[0] - learned.bounds[0]
+    if bounds[1] - bounds[0] == learned.bounds[1] - learned.bounds[0] and not (placement.symmetric and moved):
+        return Grid(np.float32(learned.scale), moved, bounds)
     low, high = learned.range
     if placement.symmetric:
         return Grid(np.float32(max(-low, high) / bounds[1]), 0, bounds)
