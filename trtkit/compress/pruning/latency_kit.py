@@ -59,32 +59,37 @@ def make_kit(module: torch.nn.Module, example: Example, target: Target, precisio
                         "to measure. Use: trtkit bench")
     grid = _grid(layers, widths, target.channel_multiple(precision))
     rows: list[KitLayer] = []
-    models: dict[str, onnx.ModelProto] = {}
-    bases: dict[bytes, str] = {}
-    opset, ir_version = target.opset, model.ir_version
+    bases: dict[bytes, tuple[str, LayerShape]] = {}
     for number, layer in enumerate(grid):
-        without = probe(layer, with_layer=False, opset=opset, ir_version=ir_version)
-        base = bases.setdefault(without.SerializeToString(), f"base-{len(bases)}")
-        models.setdefault(base, without)
+        without = _probe(layer, target, with_layer=False).SerializeToString()
+        base, _ = bases.setdefault(without, (f"base-{len(bases)}", layer))
         rows.append(KitLayer(layer.point, f"layer-{number}", base))
 
-    def lowered_models() -> Iterator[tuple[str, bytes, bytes | None]]:
-        total = 1 + len(models) + len(grid)
+    def models() -> Iterator[tuple[str, bytes, bytes | None]]:
         whole = lowered_for(model, target, precision, example_feeds(module, example), samples)
-        yield _part(MODEL, whole)
-        held = ((row.model, probe(layer, with_layer=True, opset=opset, ir_version=ir_version))
-                for row, layer in zip(rows, grid))
-        for done, (name, each) in enumerate((*models.items(), *held), 1):
+        yield MODEL, whole.model, whole.cache
+        total = len(bases) + len(grid)
+        wanted = [(name, layer, False) for name, layer in bases.values()]
+        wanted += [(row.model, layer, True) for row, layer in zip(rows, grid)]
+        for done, (name, layer, with_layer) in enumerate(wanted):
             progress("Lowering layers", done, total)
-            yield _part(name, lowered_for(each, target, precision, random_feeds(model_inputs(each))))
+            lowered = _lowered_probe(layer, target, precision, with_layer=with_layer)
+            yield name, lowered.model, lowered.cache
         progress("Lowering layers", total, total)
 
-    return write_kit(path, target, precision, layers=rows, whole=[layer.point for layer in layers],
-                     models=lowered_models())
+    return write_kit(path, target, precision, layers=rows, whole=[layer.point for layer in layers], models=models())
 
 
-def _part(name: str, lowered: Lowered) -> tuple[str, bytes, bytes | None]:
-    return name, lowered.model, lowered.cache
+def _probe(layer: LayerShape, target: Target, *, with_layer: bool) -> onnx.ModelProto:
+    return probe(layer, with_layer=with_layer, opset=target.opset)
+
+
+def _lowered_probe(layer: LayerShape, target: Target, precision: Precision, *, with_layer: bool) -> Lowered:
+    """Return a probe as the target runs it; on a CPU dynamic INT8 and INT4 leave convolutions in FP32."""
+    linear_only = precision in (Precision.INT8_DYNAMIC, Precision.INT4) and not target.is_tensorrt
+    in_float = linear_only and layer.is_convolution
+    model = _probe(layer, target, with_layer=with_layer)
+    return lowered_for(model, target, Precision.FP32 if in_float else precision, random_feeds(model_inputs(model)))
 
 
 def _grid(layers: Sequence[LayerShape], widths: int, multiple: int) -> list[LayerShape]:

@@ -24,17 +24,17 @@ from trtkit.tensors import Array
 
 __all__ = ["probe"]
 
-_ENTRY = 16
-"""Channels of the input of a probe: few, so that the layer before costs little, and as many as a vector."""
+_ENTRY = 32
+"""Channels of the input of a probe: few, so that the layer before costs little, and as many as the widest vector."""
 
 
-def probe(layer: LayerShape, *, with_layer: bool, opset: int, ir_version: int) -> onnx.ModelProto:
+def probe(layer: LayerShape, *, with_layer: bool, opset: int) -> onnx.ModelProto:
     """Return the model that times a layer, or the one that it is compared with.
 
     Args:
         layer: What to time, at its channels.
         with_layer: False leaves it out.
-        opset, ir_version: Of the model.
+        opset: Of the model.
 
     Returns:
         A model with the input "x" and the output "y". Every output channel has the same weights: they do not change the
@@ -59,7 +59,8 @@ def probe(layer: LayerShape, *, with_layer: bool, opset: int, ir_version: int) -
         parts.nodes, "probe", [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
         [as_tensor(name, value) for name, value in parts.weights.items()])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+    opsets = [helper.make_opsetid("", opset)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets))
     return onnx.shape_inference.infer_shapes(model, strict_mode=True)
 
 
