@@ -159,7 +159,7 @@ def test_the_output_with_the_logits_is_chosen(value: Any, name: str | None, expe
 
 
 def test_an_output_that_is_not_there_is_told() -> None:
-    with pytest.raises(SpecError, match="Teacher returns no output 'tags'. Set `output` to one of: a, b"):
+    with pytest.raises(SpecError, match=r"Teacher returns no output 'tags'. Set `output` to one of: a, b"):
         chosen_output({"a": torch.zeros(1), "b": torch.zeros(1)}, "tags", "Teacher")
 
 
