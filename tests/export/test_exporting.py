@@ -224,14 +224,6 @@ def test_export_leaves_module_warnings_and_loggers_as_they_were(modules, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_export_refuses_torch_quantized_modules():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(4, 4)), {nn.Linear})
-    with pytest.raises(ExportError, match=r"Layer '0' is .*quantized.*trtkit quantize"):
-        export_onnx(quantized, torch.randn(1, 4))
-
-
 def test_export_refuses_random_forward():
     class Noisy(nn.Module):
         def forward(self, x):

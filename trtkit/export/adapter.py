@@ -8,16 +8,12 @@ from typing import Any
 
 import torch
 
-from trtkit.errors import ExportError
 from trtkit.export.outputs import named_tensors
 
-__all__ = ["WRAPPED", "Adapter", "evaluating", "refuse_quantized"]
+__all__ = ["WRAPPED", "Adapter", "evaluating"]
 
 WRAPPED = "module"
 """Attribute under which the adapter holds the module; exporters put it in front of names, finishing removes it."""
-
-_QUANTIZED_PACKAGES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized",
-                       "torch.nn.intrinsic.quantized", "torch.ao.nn.quantizable")
 
 
 class Adapter(torch.nn.Module):  # type: ignore[misc]  # torch is not seen by the type checker
@@ -62,16 +58,3 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
     finally:
         for each, training in before:
             each.training = training
-
-
-def refuse_quantized(module: torch.nn.Module) -> None:
-    """Raise ExportError when a module holds torch's own quantized layers or weights."""
-    for name, each in module.named_modules():
-        package = type(each).__module__
-        if package.startswith(_QUANTIZED_PACKAGES):
-            raise ExportError(f"Layer '{name}' is {package}.{type(each).__name__}: torch's own quantization has no "
-                              "form that TensorRT takes. Export the float module, then: trtkit quantize")
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if tensor.is_quantized:
-            raise ExportError(f"Weight '{name}' is a quantized tensor ({tensor.dtype}). Export the float module, then: "
-                              "trtkit quantize")

@@ -12,7 +12,7 @@ import onnx
 import torch
 
 from trtkit.errors import ExportError, SpecError
-from trtkit.export.adapter import Adapter, evaluating, refuse_quantized
+from trtkit.export.adapter import Adapter, evaluating
 from trtkit.export.capture import captured
 from trtkit.export.exporters import ExporterFailed, OutputAxes, export_by_dynamo, export_by_torchscript
 from trtkit.export.finishing import finish
@@ -20,6 +20,7 @@ from trtkit.export.inputs import Example, Inputs, named_inputs
 from trtkit.export.opset import opset_of, size_bytes
 from trtkit.export.options import Exporter, ExportOptions
 from trtkit.export.parity import verify
+from trtkit.export.quantized import refuse_quantized
 from trtkit.export.reference import Reference, take_reference
 from trtkit.export.report import Attempt, Exported, ParityReport
 from trtkit.export.writing import write_model
