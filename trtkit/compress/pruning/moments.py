@@ -20,7 +20,7 @@ from trtkit.errors import CalibrationError
 from trtkit.export.adapter import evaluating
 from trtkit.progress import Progress
 
-__all__ = ["DIAGONAL_ABOVE", "columns", "second_moments", "to_columns", "to_weight"]
+__all__ = ["DIAGONAL_ABOVE", "columns", "inputs_of", "second_moments", "to_columns", "to_weight"]
 
 DIAGONAL_ABOVE = 8192
 """Columns above which only the diagonal is kept: the whole would take more than 256 MB."""
@@ -71,13 +71,18 @@ def second_moments(module: nn.Module, weights: Sequence[Weight], batches: Sequen
             hooks.callback(weight.module.register_forward_pre_hook(_adder(weight, found), with_kwargs=True).remove)
         for number, batch in enumerate(batches):
             progress("Second moments", number, len(batches))
-            call(module, to_device(batch[0] if isinstance(batch, (tuple, list)) else batch, device))
+            call(module, inputs_of(batch, device))
     progress("Second moments", len(batches), len(batches))
     for name, moments in found.items():
         if not bool(torch.isfinite(moments).all()):
             raise CalibrationError(f"What '{name}' multiplies is not finite on the given batches. Check their "
                                    "preprocessing, and the module in evaluation mode")
     return found
+
+
+def inputs_of(batch: Any, device: torch.device) -> Any:
+    """Return what forward takes of a batch, which may hold targets behind it, on `device`."""
+    return to_device(batch[0] if isinstance(batch, (tuple, list)) else batch, device)
 
 
 def _adder(weight: Weight, found: dict[str, torch.Tensor]) -> Callable[[nn.Module, Any, Any], None]:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from trtkit.compress.pruning.batchnorm import renew_batchnorm
 from trtkit.compress.pruning.brain_surgeon import least_of_four, prune_by_error
 from trtkit.compress.pruning.masks import Masks
 from trtkit.compress.pruning.moments import DIAGONAL_ABOVE, columns, second_moments, to_columns, to_weight
@@ -56,11 +57,12 @@ def sparsify_two_four(module: nn.Module, *, loader: Iterable[Any] | None = None,
 
     Without a loader the two of least magnitude go. With one, those whose loss changes the layer's outputs least on its
     batches go, and the others are moved to make up for them (SparseGPT, Frantar and Alistarh 2023): far better without
-    fine-tuning, and a better start of it. What is 0 already stays 0.
+    fine-tuning, and a better start of it. BatchNorm statistics are renewed on the same batches. What is 0 already stays
+    0.
 
     Args:
         module: Any module.
-        loader: Batches of calibration data: what forward takes, or that and targets.
+        loader: Batches of calibration data: what forward takes, or that and targets; 256 samples are plenty.
         batches: How many of them to use.
         spare: Modules to leave dense, by name or class name.
         progress: Told each step.
@@ -82,17 +84,18 @@ def sparsify_two_four(module: nn.Module, *, loader: Iterable[Any] | None = None,
         raise SpecError(f"No layer can be 2:4 sparse ({reasons or 'all are spared'}). Take channels out instead")
     dense = {name: why for name, why in hindrances.items() if why} | dict.fromkeys(computed_weights(module), COMPUTED)
     notes = [f"{name} stays dense: {why}" for name, why in dense.items()]
+    notes += _narrow_note(eligible)
     if loader is None:
-        masks = _by_magnitude(eligible)
-    else:
-        given = list(islice(loader, batches))
-        if not given:
-            raise SpecError("The loader is empty. Give one with at least one batch, or none, to choose by magnitude")
-        masks, unseen = _by_error(module, eligible, given, progress)
-        notes += [f"{name} was chosen by magnitude: its inputs cannot be observed" for name in unseen]
-    result = Masks(masks, (*notes, *_narrow_note(eligible)))
-    result.apply(module)
-    return result
+        masks = Masks(_by_magnitude(eligible), tuple(notes))
+        masks.apply(module)
+        return masks
+    given = list(islice(loader, batches))
+    if not given:
+        raise SpecError("The loader is empty. Give one with at least one batch, or none, to choose by magnitude")
+    kept, unseen = _by_error(module, eligible, given, progress)
+    Masks(kept).apply(module)
+    notes += [f"{name} was chosen by magnitude: its inputs cannot be observed" for name in unseen]
+    return Masks(kept, (*notes, *renew_batchnorm(module, given)))
 
 
 def _by_magnitude(weights: Sequence[Weight]) -> dict[str, torch.Tensor]:
