@@ -152,6 +152,34 @@ def test_sparsify_two_four_falls_back_to_magnitude_when_a_layer_sees_nothing() -
     assert not any("in_proj" in note and "magnitude" in note for note in masks.notes)
 
 
+def test_sparsify_two_four_sees_inside_a_transformer_encoder() -> None:
+    """Whose fused path in evaluation mode calls none of its layers."""
+    encoder = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    notes = sparsify_two_four(encoder, loader=[torch.randn(8, 5, 16)]).notes
+    assert [note.split()[0] for note in notes if "by magnitude" in note] == ["self_attn.out_proj.weight"]
+
+
+def test_sparsify_two_four_goes_layer_by_layer_when_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once, one_by_one = Net(), Net()
+    sparsify_two_four(at_once, loader=_batches())
+    passes: list[str] = []
+    monkeypatch.setattr("trtkit.compress.pruning.two_four._MOMENTS_BYTES", 1)
+    sparsify_two_four(one_by_one, loader=_batches(), progress=lambda what, done, total: passes.append(f"{what} {done}"))
+    assert passes.count("Second moments 0") == len(ELIGIBLE)
+    _holds(one_by_one)
+    assert torch.equal(at_once.wide.weight, one_by_one.wide.weight)  # the first: it sees the same either way
+    assert not torch.equal(at_once.head.weight, one_by_one.head.weight)
+
+
+def test_second_moments_are_a_diagonal_when_the_whole_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, inputs = nn.Linear(8, 4), torch.randn(16, 8)
+    weight, = weights_of(layer)
+    whole = second_moments(layer, [weight], [inputs], lambda *_: None)[weight.name]
+    monkeypatch.setattr("trtkit.compress.pruning.moments.DIAGONAL_ABOVE", 7)
+    diagonal = second_moments(layer, [weight], [inputs], lambda *_: None)[weight.name]
+    assert torch.allclose(diagonal, whole.diagonal())
+
+
 def test_sparsify_two_four_uses_at_most_the_given_batches() -> None:
     seen = []
 
