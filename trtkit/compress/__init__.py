@@ -10,32 +10,60 @@ from typing import TYPE_CHECKING
 from trtkit._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from trtkit.compress.distillation.distill import Distilled, distill
+    from trtkit.compress.distillation.hints import hinted
+    from trtkit.compress.distillation.scaling import scale_config, scaled, select_weights
+    from trtkit.compress.distillation.spec import DistillSpec, Hint
+    from trtkit.compress.distillation.step import distillation_step
     from trtkit.compress.pruning.masks import Masks
     from trtkit.compress.pruning.two_four import sparsify_two_four
     from trtkit.compress.pruning.unstructured import sparsify
+    from trtkit.compress.resolution import AtSize, evaluate_sizes
     from trtkit.compress.training.loop import Fit, fit
     from trtkit.compress.training.losses import step_for
     from trtkit.compress.training.spec import Optimizer, Schedule, TrainSpec
 
 __all__ = [
+    "AtSize",
+    "DistillSpec",
+    "Distilled",
     "Fit",
+    "Hint",
     "Masks",
     "Optimizer",
     "Schedule",
     "TrainSpec",
+    "distill",
+    "distillation_step",
+    "evaluate_sizes",
     "fit",
+    "hinted",
+    "scale_config",
+    "scaled",
+    "select_weights",
     "sparsify",
     "sparsify_two_four",
     "step_for",
 ]
 
 _HOMES = {
+    "AtSize": "resolution",
+    "DistillSpec": "distillation.spec",
+    "Distilled": "distillation.distill",
     "Fit": "training.loop",
+    "Hint": "distillation.spec",
     "Masks": "pruning.masks",
     "Optimizer": "training.spec",
     "Schedule": "training.spec",
     "TrainSpec": "training.spec",
+    "distill": "distillation.distill",
+    "distillation_step": "distillation.step",
+    "evaluate_sizes": "resolution",
     "fit": "training.loop",
+    "hinted": "distillation.hints",
+    "scale_config": "distillation.scaling",
+    "scaled": "distillation.scaling",
+    "select_weights": "distillation.scaling",
     "sparsify": "pruning.unstructured",
     "sparsify_two_four": "pruning.two_four",
     "step_for": "training.losses",
