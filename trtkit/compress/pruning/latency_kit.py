@@ -100,9 +100,8 @@ def _grid(layers: Sequence[LayerShape], widths: int, multiple: int) -> list[Laye
     grid: list[LayerShape] = []
     for same in kinds.values():
         first, step = same[0], math.lcm(multiple, max(same[0].groups, 1))
-        fixed = {layer.inputs for layer in same if layer.first}
-        inputs = sorted(fixed) if len(fixed) == len({layer.inputs for layer in same}) else _levels(
-            [layer.inputs for layer in same], widths, step)
+        present = [layer.inputs for layer in same]
+        inputs = sorted(set(present)) if first.first else _levels(present, widths, step)
         outputs = _levels([layer.outputs for layer in same], widths, step)
         pairs = [(width, width) for width in inputs] if first.groups == 0 else [(i, o) for i in inputs for o in outputs]
         grid += [replace(first, inputs=i, outputs=o, data=_resized(first, i)) for i, o in pairs]

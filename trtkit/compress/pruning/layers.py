@@ -37,7 +37,7 @@ class LayerShape:
         inputs, outputs: Channels.
         bias: Whether it has one.
         activation: One of ACTIVATIONS or "Silu" where that is its only reader; "" else.
-        first: Whether it reads an input of the model, so that its input channels never change.
+        first: Whether it reads an input of the model: its input channels never change, and come as they are fed.
     """
 
     op_type: str
@@ -62,7 +62,7 @@ class LayerShape:
         size = "x".join("C" if place == axis else str(dim) for place, dim in enumerate(self.data))
         groups = "depthwise" if self.groups == 0 else f"group={self.groups}" if self.groups > 1 else ""
         words = (self.op_type, *(f"{name}={_text(value)}" for name, value in self.attributes), groups,
-                 "bias" if self.bias else "", self.activation, f"on {size}")
+                 "bias" if self.bias else "", self.activation, f"on {'input ' if self.first else ''}{size}")
         return Point(" ".join(filter(None, words)), self.inputs, self.outputs)
 
 
