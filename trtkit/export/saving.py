@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,7 +13,7 @@ from trtkit._optional import require
 from trtkit.export.structure import structure_of
 from trtkit.files import atomic_write
 
-__all__ = ["STRUCTURE", "save_checkpoint"]
+__all__ = ["STRUCTURE", "save_checkpoint", "writable"]
 
 STRUCTURE = "trtkit.structure"
 """Key of the sizes, as JSON, in the file's metadata; see trtkit.export.structure."""
@@ -30,7 +32,18 @@ def save_checkpoint(module: torch.nn.Module, path: Path) -> None:
         SpecError: It cannot be written; what was there before is untouched.
     """
     writer = require("safetensors.torch", extra="export", feature="Writing safetensors")
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()
-               if isinstance(value, torch.Tensor)}
     metadata = {"format": "pt", STRUCTURE: json.dumps(structure_of(module))}
-    atomic_write(Path(path), writer.save(tensors, metadata))
+    atomic_write(Path(path), writer.save(writable(module.state_dict()), metadata))
+
+
+def writable(values: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the tensors among `values` as safetensors takes them: on the CPU, contiguous, no memory shared by two."""
+    tensors: dict[str, torch.Tensor] = {}
+    memory: set[int] = set()
+    for name, value in values.items():
+        if isinstance(value, torch.Tensor):
+            tensor = value.detach().cpu().contiguous()
+            place = tensor.untyped_storage().data_ptr()
+            tensors[name] = tensor.clone() if place in memory else tensor
+            memory.add(place)
+    return tensors

@@ -18,6 +18,7 @@ import torch
 
 from trtkit._optional import require
 from trtkit.errors import SpecError, TrainingError
+from trtkit.export.saving import writable
 from trtkit.files import atomic_write
 
 __all__ = ["Checkpoint", "digest", "refuse_other"]
@@ -44,9 +45,8 @@ class Checkpoint:
             TrainingError: It cannot be written, such as for want of disk space; the one before is intact.
         """
         writer = require("safetensors.torch", extra="compress", feature="Checkpoints")
-        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.tensors.items()}
         try:
-            atomic_write(path, writer.save(tensors, {_KEY: json.dumps(self.facts)}))
+            atomic_write(path, writer.save(writable(self.tensors), {_KEY: json.dumps(self.facts)}))
         except SpecError as err:
             raise TrainingError(f"Checkpoint after step {self.facts['step']}: {err}. Free some space, or name another "
                                 "folder, and run again: training goes on from the last checkpoint") from err
@@ -64,7 +64,7 @@ class Checkpoint:
         try:
             with safetensors.safe_open(path, framework="pt", device="cpu") as file:
                 facts = json.loads((file.metadata() or {})[_KEY])
-                return cls({name: file.get_tensor(name) for name in file.keys()}, facts)  # noqa: SIM118
+                return cls({name: file.get_tensor(name).clone() for name in file.keys()}, facts)  # noqa: SIM118
         except (safetensors.SafetensorError, OSError, ValueError, KeyError) as err:
             raise TrainingError(f"'{path}' is no checkpoint of a training, or a damaged one ({err}). "
                                 "Remove it to start anew") from err
