@@ -20,7 +20,7 @@ from torch import nn
 
 from trtkit.tensors import Array
 
-__all__ = ["BiasQuantizer", "FollowingQuantizer", "Quantizer"]
+__all__ = ["BiasQuantizer", "FollowingQuantizer", "Quantizer", "half_scale"]
 
 _HALF_NORMAL, _HALF_STEP, _HALF_LARGEST = 2.0**-14, 2.0**-24, 65504.0
 _SMALLEST_HALF_SCALE = 2.0**-20
@@ -78,7 +78,7 @@ class Quantizer(nn.Module):
         scale = self.start * self.log_ratio.exp()
         if self.largest is not None:
             scale = scale.clamp(max=self.largest)
-        return scale + (_half(scale.detach()) - scale.detach()) if self.half else scale
+        return scale + (half_scale(scale.detach()) - scale.detach()) if self.half else scale
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Return the values on the grid, in the shape of `values`."""
@@ -134,7 +134,7 @@ def _along(scale: torch.Tensor, axis: int | None, rank: int) -> torch.Tensor:
     return scale if axis is None else scale.reshape([-1 if each == axis else 1 for each in range(rank)])
 
 
-def _half(scale: torch.Tensor) -> torch.Tensor:
+def half_scale(scale: torch.Tensor) -> torch.Tensor:
     """Return the float16 numbers that trtkit.quant.floats.mixed stores for scales."""
     small = (scale / _HALF_STEP).ceil() * _HALF_STEP
     return torch.where(scale < _HALF_NORMAL, small, scale.clamp(max=_HALF_LARGEST).half().float())
