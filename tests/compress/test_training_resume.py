@@ -160,6 +160,15 @@ def test_fit_gives_the_same_curve_and_weights_when_the_process_was_killed_within
     assert (tmp_path / LOG).read_bytes() == (tmp_path / "whole" / LOG).read_bytes()
 
 
+def test_fit_removes_what_a_killed_run_left_half_written(tmp_path):
+    left, other = tmp_path / f".{CHECKPOINT}.abc.part", tmp_path / "other.part"
+    left.touch()
+    other.touch()
+    fit(net(), LOADERS["lazy"](), STEP, replace(SPEC, epochs=1), folder=tmp_path)
+    assert not left.exists()
+    assert other.exists()
+
+
 def test_fit_returns_a_finished_training_without_a_step(tmp_path):
     first, again = net(), net()
     result = fit(first, LOADERS["shuffled"](), STEP, SPEC, folder=tmp_path)

@@ -249,8 +249,12 @@ def _at(module: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def _made(folder: Path) -> Path:
+    """Return the folder, made when it is not there, without what a run that was killed while it wrote left behind."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for name in (CHECKPOINT, LOG, CURVE):
+            for left in folder.glob(f".{name}.*.part"):
+                left.unlink()
     except OSError as err:
         raise SpecError(f"Folder '{folder}' cannot be made: {err.strerror}. Name another one") from err
     return folder
