@@ -1,6 +1,5 @@
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -18,7 +17,7 @@ from trtkit.errors import CalibrationError, SpecError
 from trtkit.graph import infer_shapes, model_bytes, model_inputs, random_feeds
 from trtkit.graph.run import run_model
 from trtkit.metrics import cosine
-from trtkit.precision import NodeSelector, Precision, QuantSpec
+from trtkit.precision import NodeSelector, Precision, QuantSpec, Rounding
 from trtkit.quant import lower
 from trtkit.quant.placement import get_placement
 from trtkit.quant.ready import static_subject
@@ -87,8 +86,10 @@ def scales_in(model: bytes) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
                    stored[node.input[2]])
 
 
-def on_torch(trained: QuantizationTrained, target: str, precision: Precision, feeds: dict[str, np.ndarray]) -> np.ndarray:
+def on_torch(trained: QuantizationTrained, target: str, precision: Precision,
+             feeds: dict[str, np.ndarray]) -> np.ndarray:
     """Return what the fake-quantized graph computes."""
+    assert trained.table is not None
     subject, spec = static_subject(trained.model, get_target(target), precision, QuantSpec())
     plan = plan_quantization(subject, trained.table, get_placement(get_target(target).placement), spec)
     module = fake_quantize(plan, subject, scales=Scales.FIXED, half=precision is INT8_FP16, follow=False).module.eval()
@@ -104,6 +105,7 @@ def test_lowered_model_has_the_trained_scales_to_the_bit_and_computes_the_same(
         loader: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
     target = get_target(name)
     trained = train_quantized(net, table, target, loader, STEP, precision=precision, train=TRAIN)
+    assert trained.table is not None
     again = CalibrationTable.from_bytes(trained.table.to_bytes())
     lowered = lower(trained.model, target, precision, table=again)
     learned, seen = again.learned, set()
@@ -125,5 +127,125 @@ def test_lowered_model_has_the_trained_scales_to_the_bit_and_computes_the_same(
     expected, actual = run_model(lowered.simulation, feeds, optimize=not lowered.as_written)["y"], on_torch(
         trained, name, precision, feeds)
     assert cosine(expected, actual) > (0.9999 if precision is INT8 else 0.999)
-    agreement = (expected.argmax(1) == actual.argmax(1)).mean()
-    assert agreement == 1
+    assert (expected.argmax(1) == actual.argmax(1)).all()
+
+
+def losses(trained: QuantizationTrained) -> list[float]:
+    return [row.loss for row in trained.fit.history]
+
+
+def test_training_lowers_the_loss_of_the_lowered_model(net: onnx.ModelProto, table: CalibrationTable,
+                                                       loader: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    target, train = get_target("x86-vnni"), replace(TRAIN, epochs=8)
+    trained = train_quantized(net, table, target, loader, STEP, train=train)
+    found = []
+    for model, ranges in ((net, table), (trained.model, trained.table)):
+        lowered = lower(model, target, INT8, table=ranges)
+        outputs = [torch.from_numpy(run_model(lowered.simulation, {"x": images.numpy()})["y"]) for images, _ in loader]
+        found.append(np.mean([torch.nn.functional.cross_entropy(output, labels).item()
+                              for output, (_, labels) in zip(outputs, loader)]))
+    assert found[1] < 0.8 * found[0]
+
+
+def test_training_begins_where_ptq_ends(net: onnx.ModelProto, table: CalibrationTable,
+                                        loader: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    target = get_target("x86-vnni")
+    first = losses(train_quantized(net, table, target, loader[:1], STEP, train=replace(TRAIN, epochs=1)))[0]
+    images, labels = loader[0]
+    output = run_model(lower(net, target, INT8, table=table).simulation, {"x": images.numpy()})["y"]
+    assert first == pytest.approx(torch.nn.functional.cross_entropy(torch.from_numpy(output), labels).item(), abs=0.01)
+
+
+def test_fixed_scales_are_those_of_ptq(net: onnx.ModelProto, table: CalibrationTable,
+                                       loader: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    target = get_target("pi5")
+    trained = train_quantized(net, table, target, loader, STEP, train=TRAIN, scales=Scales.FIXED)
+    before, after = ({name: scale for name, scale, _ in scales_in(lower(model, target, INT8, table=ranges).simulation)
+                      if not name.endswith("_bias")}
+                     for model, ranges in ((net, table), (trained.model, trained.table)))
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_kept_and_end_layers_stay_in_float(net: onnx.ModelProto, table: CalibrationTable,
+                                           loader: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    spec = QuantSpec(keep=NodeSelector(names=("Conv_2",)), ends=False)
+    trained = train_quantized(net, table, get_target("trt10"), loader, STEP, precision=INT8, spec=spec, train=TRAIN)
+    assert trained.table is not None
+    assert {name for name, _ in trained.table.learned.weights} == {"w3", "w4"}
+
+
+def test_one_scale_a_tensor_is_trained_when_asked_for(net: onnx.ModelProto, table: CalibrationTable,
+                                                      loader: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    spec, target = QuantSpec(per_channel=False), get_target("x86-vnni")
+    trained = train_quantized(net, table, target, loader, STEP, spec=spec, train=TRAIN)
+    assert trained.table is not None
+    assert {scales.scale.shape for scales in trained.table.learned.weights.values()} == {()}
+    stored = {name: scale for name, scale, _ in scales_in(lower(trained.model, target, INT8, table=trained.table,
+                                                                spec=spec).simulation)}
+    assert all(stored[name] == scales.scale for (name, _), scales in trained.table.learned.weights.items())
+
+
+def test_clip_is_still_performed_by_saturation_after_training(net: onnx.ModelProto, table: CalibrationTable,
+                                                              loader: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    target = get_target("x86-vnni")
+    wide = calibrate(net, open_data([{"x": 20 * random_feeds(net, seed)["x"]} for seed in range(4)],
+                                    input=model_inputs(net)[0]), workers=1)
+    trained = train_quantized(net, wide, target, loader, STEP, train=replace(TRAIN, learning_rate=0.1))
+    lowered = onnx.load_from_string(lower(trained.model, target, INT8, table=trained.table).simulation)
+    assert "Clip" not in {node.op_type for node in lowered.graph.node}
+
+
+def test_table_goes_on_where_a_training_ended(net: onnx.ModelProto, table: CalibrationTable,
+                                              loader: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    target = get_target("trt10")
+    first = train_quantized(net, table, target, loader, STEP, precision=INT8, train=TRAIN)
+    second = train_quantized(first.model, first.table, target, loader, STEP, precision=INT8,
+                             train=replace(TRAIN, learning_rate=1e-9))
+    assert first.table is not None
+    assert second.table is not None
+    assert second.table.learned == first.table.learned
+
+
+def test_equalization_comes_before_training(net: onnx.ModelProto, table: CalibrationTable,
+                                            loader: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    spec, target = QuantSpec(equalize=True), get_target("trt10")
+    trained = train_quantized(net, table, target, loader, STEP, precision=INT8, spec=spec, train=TRAIN)
+    lowered = lower(trained.model, target, INT8, table=trained.table, spec=spec)
+    assert any("left as they were in training" in note for note in lowered.notes)
+
+
+@pytest.mark.parametrize("name", ["trt10", "x86-vnni"])
+@pytest.mark.parametrize("rounding", list(Rounding))
+def test_int4_layers_are_built_with_the_integers_that_were_trained(name: str, rounding: Rounding) -> None:
+    rng, target = np.random.default_rng(1), get_target(name)
+    model = graph("g (float[N,64] x) => (float[N,8] y) { h = MatMul(x, u)  r = Relu(h)  y = Gemm<transB=1>(r, v, b) }",
+                  u=rng.normal(size=(64, 512)) / 8, v=rng.normal(size=(8, 512)) / 22, b=np.zeros(8))
+    batches = [(torch.from_numpy(rng.normal(size=(16, 64)).astype(np.float32)), torch.randint(8, (16,)))
+               for _ in range(3)]
+    trained = train_quantized(model, None, target, batches, STEP, precision=Precision.INT4, train=TRAIN)
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in trained.model.graph.initializer}
+    assert len(np.unique(weights["u"][:32, 0])) <= 16
+    lowered = lower(trained.model, target, Precision.INT4, spec=QuantSpec(rounding=rounding))
+    feeds = {"x": batches[0][0].numpy()}
+    expected = run_model(model_bytes(trained.model), feeds)["y"]
+    assert cosine(expected, run_model(lowered.simulation, feeds, optimize=not lowered.as_written)["y"]) > 0.9999
+    assert losses(trained)[-1] < losses(trained)[0]
+
+
+@pytest.mark.parametrize(("precision", "error", "words"), [
+    (Precision.FP16, SpecError, "int8, int8.fp16 or int4"), (INT8, CalibrationError, "there is no table")])
+def test_training_is_refused_without_grids_or_a_table(precision: Precision, error: type[Exception], words: str,
+                                                      net: onnx.ModelProto) -> None:
+    with pytest.raises(error, match=words):
+        train_quantized(net, None, get_target("trt10"), [], STEP, precision=precision)
+
+
+def test_training_is_refused_when_the_table_is_of_another_model(net: onnx.ModelProto, table: CalibrationTable) -> None:
+    with pytest.raises(CalibrationError, match="stale"):
+        train_quantized(net, replace(table, model="other"), get_target("trt10"), [], STEP, precision=INT8)
+
+
+def test_training_is_refused_when_nothing_is_quantized(net: onnx.ModelProto, table: CalibrationTable) -> None:
+    with pytest.raises(SpecError, match="no grids to train on"):
+        train_quantized(net, table, get_target("rtx"), [], STEP, precision=INT8_FP16)

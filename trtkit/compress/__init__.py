@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from trtkit.compress.pruning.masks import Masks
     from trtkit.compress.pruning.two_four import sparsify_two_four
     from trtkit.compress.pruning.unstructured import sparsify
+    from trtkit.compress.qat.spec import Scales
+    from trtkit.compress.qat.torch_graph import TorchGraph
+    from trtkit.compress.qat.training import QuantizationTrained, train_quantized
     from trtkit.compress.resolution import AtSize, evaluate_sizes
     from trtkit.compress.training.loop import Fit, fit
     from trtkit.compress.training.losses import step_for
@@ -31,7 +34,10 @@ __all__ = [
     "Hint",
     "Masks",
     "Optimizer",
+    "QuantizationTrained",
+    "Scales",
     "Schedule",
+    "TorchGraph",
     "TrainSpec",
     "distill",
     "distillation_step",
@@ -44,6 +50,7 @@ __all__ = [
     "sparsify",
     "sparsify_two_four",
     "step_for",
+    "train_quantized",
 ]
 
 _HOMES = {
@@ -54,7 +61,10 @@ _HOMES = {
     "Hint": "distillation.spec",
     "Masks": "pruning.masks",
     "Optimizer": "training.spec",
+    "QuantizationTrained": "qat.training",
+    "Scales": "qat.spec",
     "Schedule": "training.spec",
+    "TorchGraph": "qat.torch_graph",
     "TrainSpec": "training.spec",
     "distill": "distillation.distill",
     "distillation_step": "distillation.step",
@@ -67,6 +77,7 @@ _HOMES = {
     "sparsify": "pruning.unstructured",
     "sparsify_two_four": "pruning.two_four",
     "step_for": "training.losses",
+    "train_quantized": "qat.training",
 }
 
 __getattr__ = lazy_names(__name__, _HOMES)

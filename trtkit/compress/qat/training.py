@@ -16,27 +16,34 @@ other side; and between the quantized layers INT8 with FP16 computes in float16,
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
+from torch import nn
 
-from trtkit.compress.qat.places import FakeQuantized, fake_quantize, with_corrected_biases
+from trtkit.compress.qat.blocks import quantize_blocks_in
+from trtkit.compress.qat.places import fake_quantize, with_corrected_biases
 from trtkit.compress.qat.spec import Scales
+from trtkit.compress.qat.torch_graph import TorchGraph
 from trtkit.compress.training.loop import Fit, fit
 from trtkit.compress.training.spec import Evaluate, Loader, LossStep, TrainSpec
-from trtkit.errors import SpecError
+from trtkit.errors import CalibrationError, SpecError
 from trtkit.graph import fingerprint
 from trtkit.graph.shapes import without_initializers
 from trtkit.precision import Precision, QuantSpec
 from trtkit.progress import Progress, silent
+from trtkit.quant.index import as_tensor
 from trtkit.quant.placement import get_placement
 from trtkit.quant.ready import ready_for, rescale, static_subject
 from trtkit.quant.static.plan import QuantizationPlan, plan_quantization
 from trtkit.ranges import CalibrationTable
 from trtkit.ranges.learned import LearnedScales, WeightKey
 from trtkit.target import Target
+from trtkit.tensors import Array
 
 __all__ = ["QuantizationTrained", "train_quantized"]
 
@@ -48,20 +55,20 @@ class QuantizationTrained:
     """A model trained on integer grids.
 
     Attributes:
-        model: FP32, with the trained weights and biases.
-        table: The calibration with the trained scales; it belongs to `model`.
+        model: FP32, with the trained weights and biases; those of INT4 layers lie on their grids.
+        table: The calibration with the trained scales; it belongs to `model`. None where none was given for INT4.
         fit: How the training went; its scores are those of the fake-quantized model.
     """
 
     model: onnx.ModelProto
-    table: CalibrationTable
+    table: CalibrationTable | None
     fit: Fit
 
 
-def train_quantized(model: onnx.ModelProto, table: CalibrationTable, target: Target, loader: Loader, step: LossStep, *,
-                    precision: Precision | None = None, spec: QuantSpec = _DEFAULT, train: TrainSpec = _TRAIN,
-                    scales: Scales = Scales.LEARNED, folder: Path | None = None, evaluate: Evaluate | None = None,
-                    progress: Progress = silent) -> QuantizationTrained:
+def train_quantized(model: onnx.ModelProto, table: CalibrationTable | None, target: Target, loader: Loader,
+                    step: LossStep, *, precision: Precision | None = None, spec: QuantSpec = _DEFAULT,
+                    train: TrainSpec = _TRAIN, scales: Scales = Scales.LEARNED, folder: Path | None = None,
+                    evaluate: Evaluate | None = None, progress: Progress = silent) -> QuantizationTrained:
     """Train a model with fake quantization where a target's lowering puts Q/DQ, starting from the scales of PTQ.
 
     BatchNormalization that can be folded is, before; equalization and smoothing are worked in before, too, and a
@@ -70,44 +77,68 @@ def train_quantized(model: onnx.ModelProto, table: CalibrationTable, target: Tar
 
     Args:
         model: FP32, as for `lower`; it stays as it is.
-        table: Its calibration, or the table of an earlier training of it, which goes on.
+        table: Its calibration, or the table of an earlier training of it, which goes on; INT4 needs none.
         target: Where it will run.
         loader: Batches of one epoch each time it is iterated.
         step: (module, batch) -> loss. The module takes the graph's inputs in their order.
-        precision: INT8 or INT8_FP16; None: what the target usually has.
+        precision: INT8, INT8_FP16 or INT4 (weights alone, on the grids that just span their blocks); None: what the
+            target usually has.
         spec: How it is quantized.
         train: How it is trained; a tenth of the learning rate of the first training, or less, is usual.
-        scales: Learned or fixed.
+        scales: Learned or fixed; those of INT4 follow the weights.
         folder: For checkpoints and the log; a run that was stopped goes on from there.
         evaluate: Scores the fake-quantized module after each epoch.
         progress: Told of the batches.
 
     Raises:
-        SpecError: The precision has no static integer grids, or the target does not have it.
-        CalibrationError: The table is of another model, or lacks tensors.
+        SpecError: The precision has no integer grids that could be trained, or the target does not have it; nothing
+            in the model is quantized.
+        CalibrationError: There is no table, or it is of another model, or lacks tensors.
         GraphError: An operator has no form in torch.
         TrainingError: The loader, the loss or the folder does not fit.
     """
     precision = precision or target.usual_precision
     target.check(precision)
-    if precision not in (Precision.INT8, Precision.INT8_FP16):
-        raise SpecError(f"Quantization-aware training for {precision.value} is not there; it needs static integer "
-                        "grids. Give precision int8 or int8+fp16")
-    table.check(model=fingerprint(model))
-    ready, table, _ = rescale(ready_for(model, target), table, spec)
+    if precision not in (Precision.INT8, Precision.INT8_FP16, Precision.INT4):
+        raise SpecError(f"Quantization-aware training for {precision.value} is not there; it needs integer grids that "
+                        "are fixed before the model runs. Give precision int8, int8+fp16 or int4")
+    if table is not None:
+        table.check(model=fingerprint(model))
+    ready = ready_for(model, target)
     how = _How(target, precision, spec)
+    run = partial(fit, loader=loader, step=step, spec=train, folder=folder, evaluate=evaluate, progress=progress,
+                  identity=f"{fingerprint(ready)} {target.placement} {precision.value} {spec} {scales.value}")
+    if precision is Precision.INT4:
+        return _train_blocks(ready, table, how, run)
+    if table is None:
+        raise CalibrationError(f"Training for {precision.value} starts from a calibration, and there is no table. "
+                               "Run: trtkit calibrate MODEL --data DIR -o TABLE")
+    return _train_static(*rescale(ready, table, spec)[:2], how, scales, run)
+
+
+def _train_static(ready: onnx.ModelProto, table: CalibrationTable, how: _How, scales: Scales,
+                  run: Callable[[nn.Module], Fit]) -> QuantizationTrained:
+    """Train activations and weights on INT8 grids."""
     ready = with_corrected_biases(ready, how.plan(ready, table)[1])
     subject, plan = how.plan(ready, table)
-    quantized = fake_quantize(plan, subject, scales=scales, half=precision is Precision.INT8_FP16,
-                              follow=target.typing == "weak")
+    quantized = fake_quantize(plan, subject, scales=scales, half=how.precision is Precision.INT8_FP16,
+                              follow=how.target.typing == "weak")
     if not quantized.weights:
-        raise SpecError(f"Nothing in this model is quantized for target '{target.name}' in {precision.value}, so there "
-                        "are no grids to train on. Keep fewer nodes: trtkit audit says which")
-    done = fit(quantized.module, loader, step, train, folder=folder, evaluate=evaluate, progress=progress,
-               identity=f"{fingerprint(subject)} {target.placement} {precision.value} {spec} {scales.value}")
-    trained = _with_weights(ready, quantized)
+        raise SpecError(f"Nothing in this model is quantized for target '{how.target.name}' in {how.precision.value}, "
+                        "so there are no grids to train on. Keep fewer nodes, or take another precision")
+    done = run(quantized.module)
+    trained = _with_weights(ready, quantized.module, {})
     learned = replace(table, model=fingerprint(trained), learned=quantized.learned())
     return QuantizationTrained(trained, _as_planned(learned, how.plan(trained, learned)[1]), done)
+
+
+def _train_blocks(ready: onnx.ModelProto, table: CalibrationTable | None, how: _How,
+                  run: Callable[[nn.Module], Fit]) -> QuantizationTrained:
+    """Train weights on INT4 grids of blocks."""
+    quantized = quantize_blocks_in(ready, how.target, how.spec)
+    done = run(quantized.module)
+    trained = _with_weights(ready, quantized.module, quantized.weights())
+    return QuantizationTrained(trained, table and replace(table, model=fingerprint(trained)), done)
 
 
 @dataclass(frozen=True)
@@ -135,9 +166,10 @@ def _as_planned(table: CalibrationTable, plan: QuantizationPlan) -> CalibrationT
     return replace(table, learned=replace(table.learned, weights=weights))
 
 
-def _with_weights(model: onnx.ModelProto, quantized: FakeQuantized) -> onnx.ModelProto:
-    """Return a copy of a model with the weights of its trained form."""
-    trained = {tensor.name: tensor for tensor in quantized.module.to_onnx().graph.initializer}
+def _with_weights(model: onnx.ModelProto, module: TorchGraph, others: Mapping[str, Array]) -> onnx.ModelProto:
+    """Return a copy of a model with the weights of its trained form, and these instead where they are given."""
+    trained = {tensor.name: tensor for tensor in module.to_onnx().graph.initializer}
+    trained.update((name, as_tensor(name, value)) for name, value in others.items())
     made = without_initializers(model)
     made.graph.initializer.extend(trained.get(tensor.name, tensor) for tensor in model.graph.initializer)
     return made
