@@ -27,7 +27,7 @@ _SMALLEST_OPSET = 11
 """Before, Clip and Pad have their bounds as attributes and Resize means something else."""
 
 
-class TorchGraph(nn.Module):
+class TorchGraph(nn.Module):  # type: ignore[misc]  # torch is not seen by the type checker
     """An ONNX model as a torch module.
 
     Weights become parameters (see trainable_constants), other float constants buffers. They are named as the

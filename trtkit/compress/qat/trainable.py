@@ -43,7 +43,7 @@ def trainable_constants(nodes: Iterable[Node], constants: Mapping[str, onnx.Tens
 
 
 def _is_vector(tensor: onnx.TensorProto) -> bool:
-    return sum(dim > 1 for dim in tensor.dims) == 1
+    return len([dim for dim in tensor.dims if dim > 1]) == 1
 
 
 def host_constants(nodes: Sequence[Node], constants: Mapping[str, onnx.TensorProto]) -> set[str]:

@@ -41,7 +41,8 @@ def _pow(x: torch.Tensor, exponent: torch.Tensor) -> torch.Tensor:
 
 
 def _mod(node: Node) -> Kernel:
-    return torch.fmod if node.get("fmod", 0) else torch.remainder
+    function: Kernel = torch.fmod if node.get("fmod", 0) else torch.remainder
+    return function
 
 
 def _mean(*tensors: torch.Tensor) -> torch.Tensor:

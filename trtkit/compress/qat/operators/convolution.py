@@ -23,8 +23,10 @@ def _conv(node: Node) -> Kernel:
 
     def run(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         rank = weight.dim() - 2
-        x, pads = window.padded(x, weight.shape[2:], 0.0)
-        return _CONV[rank](x, weight, bias, window.strides or 1, pads, window.dilations or 1, groups)
+        begins, ends = window.ends(x.shape[2:], weight.shape[2:])
+        if begins != ends or min(begins) < 0:  # torch pads both sides alike
+            x, begins = F.pad(x, torch_pads(begins, ends)), [0] * rank
+        return _CONV[rank](x, weight, bias, window.strides or 1, begins, window.dilations or 1, groups)
 
     return run
 

@@ -26,7 +26,7 @@ def _gather(node: Node) -> Kernel:
         dim = axis % x.dim()
         places = _counted(indices, x.shape[dim])
         picked = x.index_select(dim, places.reshape(-1))
-        return picked.reshape(*x.shape[:dim], *places.shape, *x.shape[dim + 1:])
+        return picked.reshape((*x.shape[:dim], *places.shape, *x.shape[dim + 1:]))
 
     return run
 

@@ -21,7 +21,7 @@ def _batch_norm(node: Node) -> Kernel:
 
     def run(x: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, mean: torch.Tensor,
             variance: torch.Tensor) -> torch.Tensor:
-        return F.batch_norm(x, mean, variance, scale, bias, training=False, eps=epsilon)
+        return F.batch_norm(x, mean.detach(), variance.detach(), scale, bias, training=False, eps=epsilon)
 
     return run
 

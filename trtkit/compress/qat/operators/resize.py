@@ -19,8 +19,8 @@ from trtkit.tensors import Array
 
 __all__ = ["RESIZE"]
 
-_Coordinates = Callable[[Array, float, int, int], Array]
-"""(output positions, scale, input size, output size) -> coordinates in the input."""
+_Coordinates = Callable[[Array, np.float32, int, int], Array]
+"""(output positions, scale, input size, output size) -> coordinates in the input, all float32: ties fall as in ORT."""
 
 _COORDINATES: Mapping[str, _Coordinates] = MappingProxyType({
     "half_pixel": lambda at, scale, size, out: (at + 0.5) / scale - 0.5,
@@ -64,7 +64,7 @@ def _resize(node: Node) -> Kernel:
         for axis, scale, out in zip(chosen, *_targets([x.shape[axis] for axis in chosen], scales, sizes)):
             size = x.shape[axis]
             if out != size or scale != 1:
-                coordinates = _COORDINATES[style](np.arange(out, dtype=np.float64), scale, size, out)
+                coordinates = _COORDINATES[style](np.arange(out, dtype=np.float32), np.float32(scale), size, out)
                 x = _weighted(x, axis % x.dim(), *taps(coordinates, size))
         return x
 

@@ -97,8 +97,8 @@ def _slice(x: torch.Tensor, starts: torch.Tensor, ends: torch.Tensor, axes: torc
     return x
 
 
-def _along(axis: int, x: torch.Tensor, start: int, stop: int, step: int) -> tuple[slice, ...]:
-    return (slice(None),) * (axis % x.dim()) + (slice(start, stop, step),)
+def _along(axis: int, x: torch.Tensor, start: int, stop: int, step: int) -> tuple[Any, ...]:
+    return (*[slice(None)] * (axis % x.dim()), slice(start, stop, step))
 
 
 def _expand(x: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:

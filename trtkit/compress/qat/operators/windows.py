@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-
 from trtkit.compress.qat.operators.registry import Node
 
 __all__ = ["Window", "split_pads", "torch_pads"]
@@ -31,21 +28,8 @@ class Window:
     @classmethod
     def of(cls, node: Node) -> Window:
         """Return the window of a convolution or a pooling."""
-        return cls(*(list(node.get(name, ())) for name in ("strides", "dilations", "pads")),
-                   auto_pad=node.get("auto_pad", "NOTSET"))
-
-    def padded(self, x: torch.Tensor, kernel: Sequence[int], value: float) -> tuple[torch.Tensor, list[int]]:
-        """Return the input, padded where torch cannot pad it itself, and the padding that torch shall add.
-
-        Args:
-            x: Input, shape (N, C, D1, ...).
-            kernel: Size of the kernel, one a spatial axis.
-            value: What to pad with.
-        """
-        begins, ends = self.ends(x.shape[2:], kernel)
-        if begins == ends and min(begins) >= 0:
-            return x, begins
-        return F.pad(x, torch_pads(begins, ends), value=value), [0] * len(begins)
+        return cls(list(node.get("strides", ())), list(node.get("dilations", ())), list(node.get("pads", ())),
+                   node.get("auto_pad", "NOTSET"))
 
     def ends(self, sizes: Sequence[int], kernel: Sequence[int]) -> tuple[list[int], list[int]]:
         """Return the padding before and behind each spatial axis of an input of these sizes."""
