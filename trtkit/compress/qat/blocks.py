@@ -27,7 +27,7 @@ from trtkit.tensors import Array
 __all__ = ["BlockQuantized", "BlockQuantizer", "quantize_blocks_in"]
 
 
-class BlockQuantizer(nn.Module):
+class BlockQuantizer(nn.Module):  # type: ignore[misc]
     """A matrix on 4-bit integers, a scale for each block of the axis that a product sums over; gradients pass.
 
     Args:

@@ -26,7 +26,7 @@ _HALF_NORMAL, _HALF_STEP, _HALF_LARGEST = 2.0**-14, 2.0**-24, 65504.0
 _SMALLEST_HALF_SCALE = 2.0**-20
 
 
-class _RoundToGrid(torch.autograd.Function):
+class _RoundToGrid(torch.autograd.Function):  # type: ignore[misc]  # torch is not seen by the type checker
     """x, s -> clip(round(x / s), low, high) s, by the formulas above."""
 
     @staticmethod
@@ -52,7 +52,7 @@ class _RoundToGrid(torch.autograd.Function):
         return passed, total.reshape(scale.shape) / (scale * count**0.5), None, None
 
 
-class Quantizer(nn.Module):
+class Quantizer(nn.Module):  # type: ignore[misc]
     """A tensor's values rounded to a grid whose scale is trained, or fixed.
 
     Args:
@@ -83,10 +83,10 @@ class Quantizer(nn.Module):
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Return the values on the grid, in the shape of `values`."""
         scale = _along(self.scale, self.axis, values.ndim)
-        return _RoundToGrid.apply(values.float(), scale, self.low, self.high)  # type: ignore[no-untyped-call,no-any-return]
+        return _RoundToGrid.apply(values.float(), scale, self.low, self.high)
 
 
-class FollowingQuantizer(nn.Module):
+class FollowingQuantizer(nn.Module):  # type: ignore[misc]
     """A weight on the grid that just covers it: what TensorRT makes of weights on the weak path, which has no scales.
 
     Args:
@@ -107,10 +107,10 @@ class FollowingQuantizer(nn.Module):
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """Return the weight on its grid."""
         scale = _along(self.scale_of(weight), self.axis, weight.ndim)
-        return _RoundToGrid.apply(weight, scale, -self.largest, self.largest)  # type: ignore[no-untyped-call,no-any-return]
+        return _RoundToGrid.apply(weight, scale, -self.largest, self.largest)
 
 
-class BiasQuantizer(nn.Module):
+class BiasQuantizer(nn.Module):  # type: ignore[misc]
     """An INT32 bias: steps of the product of the scales of input and weight, which learn nothing from it.
 
     Args:
