@@ -13,7 +13,7 @@ import pytest
 
 from trtkit.errors import SpecError
 from trtkit.runtime import Session, bench, paired, random_feeds
-from trtkit.runtime.bench import _interval_rank
+from trtkit.runtime.bench import _interval_rank, shortest
 from trtkit.runtime.conditions import conditions
 from trtkit.tensors import Array, Feeds, TensorSpec
 
@@ -139,3 +139,20 @@ del del_me
 assert before + (200 << 20) < peak_memory_bytes() < before + (300 << 20), (before, peak_memory_bytes())
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_shortest_gives_each_session_its_least_run_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[str] = []
+
+    class Named:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def run(self, feeds: object) -> None:
+            turns.append(self.name)
+
+    clock = iter([9e9, 4e9, 5e9, 8e9, 6e9, 7e9, 3e9, 9e9, 9e9, 5e9, 6e9, 7e9])
+    module = sys.modules["trtkit.runtime.bench"]  # as an attribute of the package it is the function
+    monkeypatch.setattr(module, "time_runs", lambda session, feeds, **_: [next(clock) for _ in range(3)])
+    assert shortest([(Named("a"), {}), (Named("b"), {})], seconds=1.0, rounds=2) == [3.0, 5.0]
+    assert turns == ["a", "b", "a", "b"]

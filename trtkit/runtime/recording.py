@@ -11,7 +11,7 @@ from typing import Any
 from trtkit.errors import DeviceError, SpecError
 from trtkit.files import atomic_write
 from trtkit.progress import Progress, silent
-from trtkit.runtime.bench import random_feeds, time_runs
+from trtkit.runtime.bench import random_feeds, shortest
 from trtkit.runtime.conditions import conditions
 from trtkit.runtime.latency_kit import MODEL, KitLayer, LatencyKit
 from trtkit.runtime.latency_table import LatencyTable
@@ -24,7 +24,6 @@ from trtkit.tensors import Feeds
 
 __all__ = ["record_latencies"]
 
-_ROUNDS = 9
 _WHOLE = 5
 """Times as long as a layer, the whole model is measured."""
 
@@ -34,14 +33,13 @@ def record_latencies(kit: LatencyKit, *, builder: Builder | None = None, threads
                      progress: Progress = silent) -> LatencyTable:
     """Time every layer of a kit on this machine.
 
-    A model with the layer and one without it run in turns; the layer's latency is the difference of the least median
-    of either, since what else a machine does only ever adds.
+    A model with the layer and one without it run in turns; the layer's latency is what their shortest runs differ by.
 
     Args:
         kit: Made for such a machine.
         builder: What builds plans, for TensorRT targets: trtkit.opening.build_here.
         threads: Of ONNX Runtime; its own choice when None.
-        seconds: How long to measure each layer, at least three runs in each of nine rounds.
+        seconds: How long to measure each layer; the whole model five times as long.
         checkpoint: File that keeps what was measured. When it exists the recording goes on from there; it stays,
             complete: remove it once the table is saved.
         progress: Told of every layer.
@@ -68,7 +66,8 @@ def record_latencies(kit: LatencyKit, *, builder: Builder | None = None, threads
     rows = {layer.point: begun.seconds[layer.model] for layer in kit.layers}
     multiple = kit.target.channel_multiple(kit.precision)
     bare = LatencyTable(kit.target.name, kit.precision, multiple, rows, 1.0, {**facts, "threads": threads or "default"})
-    layers_alone, model_seconds = bare.predict(kit.whole), bench.least(whole, _WHOLE * seconds)
+    layers_alone = bare.predict(kit.whole)
+    (model_seconds,) = shortest((whole,), seconds=_WHOLE * seconds)
     if not layers_alone > 0.0:
         raise DeviceError(f"The {len(kit.layers)} layers of '{kit.path}' took no measurable time on this machine. "
                           "Measure longer: --seconds 1")
@@ -110,24 +109,10 @@ class _Bench:
         """Return how much longer a model takes than the one without its layer, in seconds."""
         opened = self.open(name)
         try:
-            best = self._in_turns((opened, without), self.seconds)
+            with_layer, base = shortest((opened, without), seconds=self.seconds)
         finally:
             opened[0].close()
-        return max(best[0] - best[1], 0.0)
-
-    def least(self, opened: _Opened, seconds: float) -> float:
-        """Return the latency of a model, in seconds."""
-        return self._in_turns((opened,), seconds)[0]
-
-    def _in_turns(self, models: tuple[_Opened, ...], seconds: float) -> list[float]:
-        share = seconds / (_ROUNDS * len(models))
-        best = [float("inf")] * len(models)
-        for _ in range(_ROUNDS):
-            for place, (session, feeds) in enumerate(models):
-                session.run(feeds)  # back into the cache
-                times = sorted(time_runs(session, feeds, seconds=share, at_least=3))
-                best[place] = min(best[place], times[len(times) // 2] / 1e9)
-        return best
+        return max(with_layer - base, 0.0)
 
 
 class _Checkpoint:

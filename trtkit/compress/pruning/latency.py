@@ -13,7 +13,7 @@ from trtkit.compress.pruning.lowering import example_feeds, lowered_for, rewritt
 from trtkit.errors import SpecError
 from trtkit.export.inputs import Example
 from trtkit.precision import Precision
-from trtkit.runtime.bench import bench, paired
+from trtkit.runtime.bench import shortest
 from trtkit.runtime.latency_table import LatencyTable
 from trtkit.runtime.ort import OrtSession
 from trtkit.runtime.probe import probe_device
@@ -22,15 +22,13 @@ from trtkit.tensors import Feeds
 
 __all__ = ["MeasuredLatency", "TableLatency"]
 
-_ROUNDS = 15
-
 
 class MeasuredLatency:
     """Exports a module, lowers it and times it in ONNX Runtime on this machine.
 
     The first module that it is called with becomes the reference: every later one is measured in turns with it, and its
-    latency is the reference's times the ratio. So what else this machine does, and what changes its clock, slows down
-    both and does not look like a slower module.
+    latency is the reference's times the ratio of their shortest runs. So neither what else this machine does nor what
+    changes its clock looks like a slower module.
 
     Args:
         example: As export_onnx takes it; its batch is the batch that is timed.
@@ -63,15 +61,15 @@ class MeasuredLatency:
         lowered = lowered_for(model, self.target, self.precision, feeds, self.samples)
         session = OrtSession(lowered.model, threads=self.threads)
         if self._reference is None:
-            result = bench(session, feeds, seconds=self.seconds, warmup=0.1 * self.seconds)
-            self._reference = session, feeds, result.p50_ms / 1e3
-            return self._reference[2]
+            (seconds,) = shortest(((session, feeds),), seconds=self.seconds)
+            self._reference = session, feeds, seconds
+            return seconds
         reference, reference_feeds, seconds = self._reference
         try:
-            compared = paired(reference, session, reference_feeds, feeds, rounds=_ROUNDS, seconds=self.seconds)
+            before, now = shortest(((reference, reference_feeds), (session, feeds)), seconds=self.seconds)
         finally:
             session.close()
-        return seconds / compared.ratio
+        return seconds * now / before
 
 
 def _refuse_other_machines(target: Target) -> None:
