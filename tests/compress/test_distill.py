@@ -199,6 +199,17 @@ def test_the_teacher_gets_the_inputs_that_a_loss_of_ones_own_gave_the_student() 
     assert torch.equal(seen[0], X[:4] * 0.5)
 
 
+def test_a_loss_of_ones_own_sees_the_student_itself_when_there_are_hints() -> None:
+    student, called = _mlp(4), []
+
+    def own(module: nn.Module, batch: Any) -> torch.Tensor:
+        called.append(module is student)
+        return module(batch[0]).square().mean()
+
+    distill(_mlp(8), student, LABELLED, DistillSpec(hard=1.0, hints=HINTS), hard=own)
+    assert called == [True] * 4
+
+
 def test_named_outputs_and_inputs_by_keyword_are_compared() -> None:
     class Model(nn.Module):
         def __init__(self, width: int) -> None:

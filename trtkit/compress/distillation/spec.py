@@ -17,7 +17,7 @@ class Hint:
         teacher: Name of a module in the teacher, as in `named_modules()`, or a shell-style pattern such as
             "stages.*.out".
         student: Same in the student; both must choose equally many modules, which are paired in order.
-        weight: Of this hint in the sum of losses; above 0.
+        weight: Of this hint in the sum of losses; above 0. The loss is 1 while the student knows nothing of the layer.
     """
 
     teacher: str
@@ -45,7 +45,7 @@ class DistillSpec:
         tag_temperature: Same for tags and the sigmoid. Tags are rare, and a higher one makes all labels that are absent
             look likely: on 114 labels the student's mAP fell with every step above 1.
         hard_loss: "cross_entropy", "bce" or "mse".
-        hints: Layers to imitate.
+        hints: Layers to imitate. Their losses begin near 1, so beside tags they want a weight of about 8.
         output: Which output holds the logits where a module returns several; None takes "logits", or the only one.
 
     Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015 (logits, temperature); Romero

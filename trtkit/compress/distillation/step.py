@@ -30,8 +30,8 @@ def distillation_step(teacher: nn.Module, spec: DistillSpec, hard: LossStep | No
 
     Returns:
         A step that raises SpecError where the student shares trained parameters with the teacher, lacks projections
-        for the hints or returns logits of another shape, and TrainingError where the teacher returns
-        NaN or infinity.
+        for the hints or returns logits of another shape, and TrainingError where the teacher returns NaN or
+        infinity.
 
     Raises:
         SpecError: `spec.hard_loss` is unknown.
@@ -44,11 +44,11 @@ def distillation_step(teacher: nn.Module, spec: DistillSpec, hard: LossStep | No
         pairs = student.pairs if isinstance(student, HintedStudent) else ()
         _check(teacher, bare, spec, bool(pairs))
         losses: list[torch.Tensor] = []
-        with last_call(student) as ours, features_of(bare, [pair.student for pair in pairs]) as our_features:
+        with last_call(bare) as ours, features_of(bare, [pair.student for pair in pairs]) as our_features:
             if hard is not None and spec.hard:
-                losses.append(spec.hard * hard(student, batch))
+                losses.append(spec.hard * hard(bare, batch).reshape(()))
             else:
-                call(student, inputs_of(batch))
+                call(bare, inputs_of(batch))
         if not ours.made:
             raise SpecError("The hard-label loss does not call the student that it was given. Call it once")
         teacher.eval().to(device_of(bare))
