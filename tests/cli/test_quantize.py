@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from trtkit.errors import CalibrationError, SpecError
 from trtkit.graph import load_model
+from trtkit.ranges import CalibrationTable, Learned, LearnedGrid, LearnedScales
 from trtkit.ranges.cache import parse_cache
 
 Trtkit = Callable[..., str]
@@ -47,6 +50,18 @@ def table(tmp_path: Path, net: Path, trtkit: Trtkit) -> Path:
 
 def _operators(path: Path) -> list[str]:
     return [node.op_type for node in load_model(path).graph.node]
+
+
+def test_quantize_takes_the_scales_that_a_table_has_learned(tmp_path: Path, net: Path, table: Path,
+                                                            trtkit: Trtkit) -> None:
+    learned = Learned({"lively": LearnedGrid(0.125, 0, (0, 255))},
+                      {("weight", 0): LearnedScales(np.full(8, 0.0625, np.float32), 127)})
+    replace(CalibrationTable.load(table), learned=learned).save(table)
+    out = tmp_path / "out.onnx"
+    assert "learned in training" in trtkit("quantize", net, "--target", "x86-vnni", "--calib", table, "-o", out)
+    stored = {each.name: numpy_helper.to_array(each) for each in load_model(out).graph.initializer}
+    assert stored["lively_scale"] == 0.125
+    np.testing.assert_array_equal(stored["weight_scale"], np.full(8, 0.0625, np.float32))
 
 
 def test_quantize_writes_int8_and_says_how_near_it_is(tmp_path: Path, net: Path, table: Path, trtkit: Trtkit) -> None:

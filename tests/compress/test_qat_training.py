@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -32,8 +33,9 @@ STEP = step_for("cross_entropy")
 
 def graph(text: str, **weights: np.ndarray) -> onnx.ModelProto:
     model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{text}')
-    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(value, np.float32), name)
-                                   for name, value in weights.items())
+    for name, value in weights.items():
+        stored = value if value.dtype.kind == "i" else value.astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(stored, name))
     for number, node in enumerate(model.graph.node):
         node.name = f"{node.op_type}_{number}"
     return infer_shapes(model)
@@ -58,7 +60,8 @@ def net() -> onnx.ModelProto:
         f = Flatten(p)
         y = Gemm<transB=1>(f, w5, b5) }""",
                  w1=rng.normal(size=(8, 3, 3, 3)) / 3, b1=rng.normal(size=8) / 4, w2=rng.normal(size=(8, 8, 3, 3)) / 8,
-                 zero=np.array(0), six=np.array(6), w3=rng.normal(size=(16, 8, 3, 3)) / 8, b3=rng.normal(size=16) / 4,
+                 zero=np.array(0.0), six=np.array(6.0), w3=rng.normal(size=(16, 8, 3, 3)) / 8,
+                 b3=rng.normal(size=16) / 4,
                  w4=rng.normal(size=(8, 16, 1, 1)) / 3, b4=rng.normal(size=8), w5=rng.normal(size=(5, 24)),
                  b5=rng.normal(size=5) / 4)
 
@@ -250,3 +253,88 @@ def test_training_is_refused_when_the_table_is_of_another_model(net: onnx.ModelP
 def test_training_is_refused_when_nothing_is_quantized(net: onnx.ModelProto, table: CalibrationTable) -> None:
     with pytest.raises(SpecError, match="no grids to train on"):
         train_quantized(net, table, get_target("rtx"), [], STEP, precision=INT8_FP16)
+
+
+@pytest.fixture(scope="module")
+def transformer() -> onnx.ModelProto:
+    """Patches, LayerNormalization, attention of one head, Gelu by Erf, a residual sum and a head."""
+    rng = np.random.default_rng(3)
+    return graph("""g (float[N,3,8,8] x) => (float[N,5] y) {
+        c = Conv<kernel_shape=[2,2], strides=[2,2]>(x, w0, b0)
+        r = Reshape(c, flat)
+        e = Transpose<perm=[0,2,1]>(r)
+        n = LayerNormalization<axis=-1>(e, g1, b1)
+        q = MatMul(n, wq)
+        k = MatMul(n, wk)
+        v = MatMul(n, wv)
+        kt = Transpose<perm=[0,2,1]>(k)
+        s = MatMul(q, kt)
+        a = Softmax<axis=-1>(s)
+        o = MatMul(a, v)
+        z = Add(e, o)
+        u = MatMul(z, w1)
+        t = Erf(u)
+        h = Mul(u, t)
+        l = MatMul(h, w2)
+        m = ReduceMean<axes=[1], keepdims=0>(l)
+        y = Gemm<transB=1>(m, w3, b3) }""",
+                 w0=rng.normal(size=(64, 3, 2, 2)) / 4, b0=rng.normal(size=64) / 4, g1=rng.normal(size=64) + 2,
+                 b1=rng.normal(size=64) / 4, wq=rng.normal(size=(64, 64)) / 24, wk=rng.normal(size=(64, 64)) / 24,
+                 wv=rng.normal(size=(64, 64)) / 8, w1=rng.normal(size=(64, 64)) / 8, w2=rng.normal(size=(64, 64)) / 8,
+                 w3=rng.normal(size=(5, 64)) / 4, b3=rng.normal(size=5), flat=np.array([0, 64, -1]))
+
+
+@pytest.mark.parametrize("name", ["trt10", "x86-vnni"])
+def test_transformer_computes_as_it_was_trained(name: str, transformer: onnx.ModelProto,
+                                                loader: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    target = get_target(name)
+    table = calibrate(transformer, open_data([random_feeds(transformer, seed) for seed in range(4)],
+                                             input=model_inputs(transformer)[0]), workers=1)
+    trained = train_quantized(transformer, table, target, loader, STEP, precision=INT8, train=TRAIN)
+    lowered = lower(trained.model, target, INT8, table=trained.table)
+    feeds = {"x": np.random.default_rng(5).normal(size=(16, 3, 8, 8)).astype(np.float32)}
+    expected = run_model(lowered.simulation, feeds, optimize=not lowered.as_written)["y"]
+    actual = on_torch(trained, name, INT8, feeds)
+    assert cosine(expected, actual) > 0.9999
+    assert (expected.argmax(1) == actual.argmax(1)).all()
+
+
+def test_stopped_training_goes_on_to_the_same_scales(tmp_path: Path, net: onnx.ModelProto, table: CalibrationTable,
+                                                     loader: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    target, calls = get_target("x86-vnni"), []
+
+    def stopping(module: torch.nn.Module, batch: object) -> torch.Tensor:
+        calls.append(None)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return STEP(module, batch)
+
+    train = replace(TRAIN, checkpoint_seconds=0.0)
+    whole = train_quantized(net, table, target, loader, STEP, train=train)
+    with pytest.raises(KeyboardInterrupt):
+        train_quantized(net, table, target, loader, stopping, train=train, folder=tmp_path)
+    resumed = train_quantized(net, table, target, loader, STEP, train=train, folder=tmp_path)
+    assert resumed.fit.resumed == 5
+    assert resumed.table == whole.table
+
+
+def test_number_that_a_zero_point_adds_stays_with_its_grid(loader: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    rng, target = np.random.default_rng(4), get_target("x86-vnni")
+    model = graph("""g (float[N,3,8,8] x) => (float[N,5] y) {
+        a = Conv(x, w1)
+        b = Mul(a, two)
+        c = Add(b, one)
+        d = Conv(c, w2)
+        p = GlobalAveragePool(d)
+        y = Flatten(p) }""", w1=rng.normal(size=(8, 3, 3, 3)) / 4, two=np.array([2.0]), one=np.array([1.0]),
+                  w2=rng.normal(size=(5, 8, 3, 3)) / 4)
+    counted = calibrate(model, open_data([random_feeds(model, seed) for seed in range(4)],
+                                         input=model_inputs(model)[0]), workers=1)
+    trained = train_quantized(model, counted, target, loader, STEP, train=TRAIN)
+    assert trained.table is not None
+    lowered = lower(trained.model, target, INT8, table=trained.table)
+    assert "Add" not in {node.op_type for node in onnx.load_from_string(lowered.model).graph.node}
+    read = {name: (scale, zero) for name, scale, zero in scales_in(lowered.simulation)}["c"]
+    assert read == (trained.table.learned.grids["c"].scale, trained.table.learned.grids["c"].zero_point)
+    feeds = {"x": np.random.default_rng(5).normal(size=(16, 3, 8, 8)).astype(np.float32)}
+    assert cosine(run_model(lowered.simulation, feeds)["y"], on_torch(trained, "x86-vnni", INT8, feeds)) > 0.9999

@@ -72,13 +72,7 @@ def fake_quantize(plan: QuantizationPlan, model: onnx.ModelProto, *, scales: Sca
     graph = onnx.ModelProto()
     graph.CopyFrom(plan.model)
     graph.graph.initializer.extend(model.graph.initializer)
-    module = TorchGraph(graph, made.places)
-    parameters = dict(module.named_parameters())
-    for node, position in plan.shifts:  # the grid was stretched to this number
-        number = parameters.get(module.torch_names[node.input[position]])
-        if number is not None:
-            number.requires_grad_(False)
-    return FakeQuantized(plan, module, made.activations, made.weights)
+    return FakeQuantized(plan, TorchGraph(graph, made.places), made.activations, made.weights)
 
 
 class _Quantizers:
