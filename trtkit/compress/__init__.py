@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from trtkit.compress.distillation.scaling import scale_config, scaled, select_weights
     from trtkit.compress.distillation.spec import DistillSpec, Hint
     from trtkit.compress.distillation.step import distillation_step
+    from trtkit.compress.pruning.latency import MeasuredLatency, TableLatency
+    from trtkit.compress.pruning.latency_kit import make_kit
     from trtkit.compress.pruning.masks import Masks
     from trtkit.compress.pruning.two_four import sparsify_two_four
     from trtkit.compress.pruning.unstructured import sparsify
@@ -33,10 +35,12 @@ __all__ = [
     "Fit",
     "Hint",
     "Masks",
+    "MeasuredLatency",
     "Optimizer",
     "QuantizationTrained",
     "Scales",
     "Schedule",
+    "TableLatency",
     "TorchGraph",
     "TrainSpec",
     "distill",
@@ -44,6 +48,7 @@ __all__ = [
     "evaluate_sizes",
     "fit",
     "hinted",
+    "make_kit",
     "scale_config",
     "scaled",
     "select_weights",
@@ -60,10 +65,12 @@ _HOMES = {
     "Fit": "training.loop",
     "Hint": "distillation.spec",
     "Masks": "pruning.masks",
+    "MeasuredLatency": "pruning.latency",
     "Optimizer": "training.spec",
     "QuantizationTrained": "qat.training",
     "Scales": "qat.spec",
     "Schedule": "training.spec",
+    "TableLatency": "pruning.latency",
     "TorchGraph": "qat.torch_graph",
     "TrainSpec": "training.spec",
     "distill": "distillation.distill",
@@ -71,6 +78,7 @@ _HOMES = {
     "evaluate_sizes": "resolution",
     "fit": "training.loop",
     "hinted": "distillation.hints",
+    "make_kit": "pruning.latency_kit",
     "scale_config": "distillation.scaling",
     "scaled": "distillation.scaling",
     "select_weights": "distillation.scaling",

@@ -68,6 +68,7 @@ def record_latencies(kit: LatencyKit, *, builder: Builder | None = None, threads
     bare = LatencyTable(kit.target.name, kit.precision, multiple, rows, 1.0, {**facts, "threads": threads or "default"})
     layers_alone = bare.predict(kit.whole)
     (model_seconds,) = shortest((whole,), seconds=_WHOLE * seconds)
+    whole[0].close()
     if not layers_alone > 0.0:
         raise DeviceError(f"The {len(kit.layers)} layers of '{kit.path}' took no measurable time on this machine. "
                           "Measure longer: --seconds 1")
