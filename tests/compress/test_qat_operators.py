@@ -82,6 +82,7 @@ _CASES = [
     _case("AveragePool <kernel_shape=[3]> (x)", "2,4,9"),
     _case("MaxPool <kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]> (x)"),
     _case("MaxPool <kernel_shape=[2,2], strides=[2,2], ceil_mode=1> (x)"),
+    _case("MaxPool <kernel_shape=[2,2], pads=[1,1,1,1], strides=[2,2], ceil_mode=1> (x)"),
     _case("MaxPool <kernel_shape=[2,2], pads=[0,0,1,1], dilations=[2,2]> (x)"),
     _case('MaxPool <kernel_shape=[3,3], auto_pad="SAME_LOWER", strides=[2,2]> (x)'),
     *(_case(f"{name} <axes=[1,-1]> (x)") for name in ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2",
@@ -202,7 +203,7 @@ def test_topk_gives_values_and_indices_of_onnx_runtime():
 
 
 @pytest.mark.parametrize(("node", "reason"), [
-    ("y, indices = MaxPool <kernel_shape=[2,2]> (x)", "further outputs"),
+    ("m, i = MaxPool <kernel_shape=[2,2]> (x) y = Cast <to=1> (i)", "further outputs"),
     ("y = AveragePool <kernel_shape=[2,2], dilations=[2,2]> (x)", "dilations"),
     ('y = Resize <mode="linear", antialias=1> (x, , scales)', "antialias"),
     ("y = Det (x)", "no form"),

@@ -51,7 +51,8 @@ class TorchGraph(nn.Module):  # type: ignore[misc]  # torch is not seen by the t
         super().__init__()
         self._model = _prepared(model)
         graph = self._model.graph
-        nodes = [Node.of(proto, model_opset(self._model)) for proto in graph.node]
+        read = {info.name for info in graph.output}.union(*(proto.input for proto in graph.node))
+        nodes = [Node.of(proto, model_opset(self._model), read) for proto in graph.node]
         constants = {tensor.name: tensor for tensor in graph.initializer}
         self.input_names = tuple(info.name for info in graph.input)
         self.output_names = tuple(info.name for info in graph.output)

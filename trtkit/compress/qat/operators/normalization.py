@@ -8,7 +8,7 @@ from types import MappingProxyType
 import torch
 import torch.nn.functional as F
 
-from trtkit.compress.qat.operators.registry import Kernel, Node, Operator, apply
+from trtkit.compress.qat.operators.registry import Kernel, Node, Operator
 
 __all__ = ["NORMALIZATION"]
 
@@ -72,6 +72,11 @@ def _local_response_norm(node: Node) -> Kernel:
     return lambda x: F.local_response_norm(x, size, alpha, beta, bias)
 
 
+def _dropout(node: Node) -> Kernel:
+    node.one_output()
+    return lambda x, *ratio_and_mode: x
+
+
 NORMALIZATION: Mapping[str, Operator] = MappingProxyType({
     "BatchNormalization": Operator(_batch_norm, trained=(1, 2)),
     "InstanceNormalization": Operator(_instance_norm, trained=(1, 2)),
@@ -80,5 +85,5 @@ NORMALIZATION: Mapping[str, Operator] = MappingProxyType({
     "GroupNormalization": Operator(_group_norm, trained=(1, 2)),
     "LpNormalization": Operator(_lp_norm),
     "LRN": Operator(_local_response_norm),
-    "Dropout": apply(lambda x, *ratio_and_mode: x),
+    "Dropout": Operator(_dropout),
 })

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
@@ -27,7 +27,8 @@ class Node:
         domain: "" for ONNX's own operators.
         opset: Version of ONNX's operators that the model uses.
         attributes: Values by name: numbers, texts, lists, arrays as onnx.TensorProto.
-        inputs, outputs: Names of tensors; "" for one that is left out.
+        inputs: Names of tensors; "" for one that is left out.
+        outputs: Names of tensors; "" for one, behind the first, that nobody reads.
     """
 
     name: str
@@ -39,20 +40,16 @@ class Node:
     outputs: tuple[str, ...]
 
     @classmethod
-    def of(cls, proto: onnx.NodeProto, opset: int) -> Node:
-        """Return a node as ONNX stores it."""
+    def of(cls, proto: onnx.NodeProto, opset: int, read: Container[str]) -> Node:
+        """Return a node as ONNX stores it; `read` are the tensors that any node or the graph's end reads."""
         values = {item.name: onnx.helper.get_attribute_value(item) for item in proto.attribute}
         texts = {name: value.decode() for name, value in values.items() if isinstance(value, bytes)}
         return cls(proto.name or proto.output[0], proto.op_type, proto.domain, opset, {**values, **texts},
-                   tuple(proto.input), tuple(proto.output))
+                   tuple(proto.input), (proto.output[0], *(name if name in read else "" for name in proto.output[1:])))
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return an attribute, or the default when the node does not carry it."""
         return self.attributes.get(name, default)
-
-    def has(self, position: int) -> bool:
-        """Whether an input is given."""
-        return len(self.inputs) > position and self.inputs[position] != ""
 
     def refuse(self, reason: str) -> NoReturn:
         """Raise the error for what torch cannot compute here.
@@ -61,7 +58,7 @@ class Node:
             GraphError: Always.
         """
         raise GraphError(f"Node '{self.name}' ({self.op_type}, opset {self.opset}): {reason}. Export the model without "
-                         "it, or end the part that is trained before this node: trtkit rewrite MODEL --passes extract")
+                         "it, or train the part before this node: trtkit rewrite MODEL --pass 'extract:INPUT->TENSOR'")
 
     def one_output(self) -> None:
         """Refuse a node of which an output besides the first is read.
