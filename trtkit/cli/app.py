@@ -28,7 +28,6 @@ COMMANDS = {
     "quantize": "ONNX + table -> ONNX lowered for a target (FP16 to INT4), checked, within a budget.",
     "audit": "Why a quantized ONNX model is not faster on a target, or wrong there; --fix repairs it.",
     "compare": "Two models on the same data: outputs, layers, task metrics.",
-    "latency": "Layers measured on a board, so that pruning knows how fast a module would be there.",
     "build": "ONNX -> TensorRT plan, in a child process.",
     "pack": "Artifacts -> one bundle.",
     "run": "Bundle + pictures -> predictions.",
@@ -36,9 +35,10 @@ COMMANDS = {
     "tune": "What of a bundle is the fastest on this machine, measured and remembered.",
     "inspect": "An ONNX model, table, plan or bundle as a table.",
     "doctor": "What this machine has, what works with it, and how to get what is missing.",
+    "latency": "Layers measured on a board, so that pruning knows how fast a module would be there.",
 }
 """Every command with its one line of help; trtkit/cli/NAME.py holds a function of that name, or a
-Typer of several, and imports what is heavy inside it."""
+Typer of several (which Typer lists last), and imports what is heavy inside it."""
 
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
