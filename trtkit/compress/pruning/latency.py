@@ -92,6 +92,9 @@ def _refuse_other_machines(target: Target) -> None:
 class TableLatency:
     """Predicts a module's latency from a table that was recorded on the target.
 
+    Channels should be multiples of what the target computes at once (`Target.channel_multiple`): other numbers can
+    cost more than the next multiple, which is what is predicted (benchmarks/latency_table.py).
+
     Args:
         table: For the module before it was pruned, or for one with the same kinds of layers.
         example: As export_onnx takes it, of the shape that the kit was made for.
