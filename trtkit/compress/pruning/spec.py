@@ -116,8 +116,15 @@ class PruneSpec:
                 raise SpecError(f"{name} is {getattr(self, name)}. Give at least 1")
         if not 0.0 <= self.tolerance < 1.0:
             raise SpecError(f"tolerance is {self.tolerance}; it is a share, from 0 to below 1")
+        if self.method is Method.TWO_FOUR and self.steps > 1:
+            raise SpecError(f"steps is {self.steps}, and two of four weights go in one step. Give steps 1")
         if self.max_drop is not None and self.max_drop < 0:
             raise SpecError(f"max_drop is {self.max_drop}; it must not be negative")
+
+    @property
+    def asked(self) -> float:
+        """What is to be gone in the end, as a share of the whole."""
+        return 0.5 if self.method is Method.TWO_FOUR else self.amount
 
     @property
     def amounts(self) -> tuple[float, ...]:
