@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from trtkit.compress.pruning.latency import MeasuredLatency, TableLatency
     from trtkit.compress.pruning.latency_kit import make_kit
     from trtkit.compress.pruning.masks import Masks
+    from trtkit.compress.pruning.prune import Pruned, prune
+    from trtkit.compress.pruning.report import PruneReport
+    from trtkit.compress.pruning.spec import Goal, Importance, Method, PruneSpec, Ramp, Scope
     from trtkit.compress.pruning.two_four import sparsify_two_four
     from trtkit.compress.pruning.unstructured import sparsify
     from trtkit.compress.qat.spec import Scales
     from trtkit.compress.qat.torch_graph import TorchGraph
     from trtkit.compress.qat.training import QuantizationTrained, train_quantized
     from trtkit.compress.resolution import AtSize, evaluate_sizes
+    from trtkit.compress.size import ModuleSize, count
     from trtkit.compress.training.loop import Fit, fit
     from trtkit.compress.training.losses import step_for
     from trtkit.compress.training.spec import Optimizer, Schedule, TrainSpec
@@ -33,22 +37,33 @@ __all__ = [
     "DistillSpec",
     "Distilled",
     "Fit",
+    "Goal",
     "Hint",
+    "Importance",
     "Masks",
     "MeasuredLatency",
+    "Method",
+    "ModuleSize",
     "Optimizer",
+    "PruneReport",
+    "PruneSpec",
+    "Pruned",
     "QuantizationTrained",
+    "Ramp",
     "Scales",
     "Schedule",
+    "Scope",
     "TableLatency",
     "TorchGraph",
     "TrainSpec",
+    "count",
     "distill",
     "distillation_step",
     "evaluate_sizes",
     "fit",
     "hinted",
     "make_kit",
+    "prune",
     "scale_config",
     "scaled",
     "select_weights",
@@ -63,22 +78,33 @@ _HOMES = {
     "DistillSpec": "distillation.spec",
     "Distilled": "distillation.distill",
     "Fit": "training.loop",
+    "Goal": "pruning.spec",
     "Hint": "distillation.spec",
+    "Importance": "pruning.spec",
     "Masks": "pruning.masks",
     "MeasuredLatency": "pruning.latency",
+    "Method": "pruning.spec",
+    "ModuleSize": "size",
     "Optimizer": "training.spec",
+    "PruneReport": "pruning.report",
+    "PruneSpec": "pruning.spec",
+    "Pruned": "pruning.prune",
     "QuantizationTrained": "qat.training",
+    "Ramp": "pruning.spec",
     "Scales": "qat.spec",
     "Schedule": "training.spec",
+    "Scope": "pruning.spec",
     "TableLatency": "pruning.latency",
     "TorchGraph": "qat.torch_graph",
     "TrainSpec": "training.spec",
+    "count": "size",
     "distill": "distillation.distill",
     "distillation_step": "distillation.step",
     "evaluate_sizes": "resolution",
     "fit": "training.loop",
     "hinted": "distillation.hints",
     "make_kit": "pruning.latency_kit",
+    "prune": "pruning.prune",
     "scale_config": "distillation.scaling",
     "scaled": "distillation.scaling",
     "select_weights": "distillation.scaling",

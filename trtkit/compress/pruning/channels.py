@@ -188,7 +188,7 @@ def without(module: nn.Module, inputs: Inputs, coupled: Mapping[str, Coupled],
     """
     copied = clone(module)
     training = {name: each.training for name, each in module.named_modules()}
-    trained = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
+    trained = {name: parameter.requires_grad for name, parameter in module.named_parameters(remove_duplicate=False)}
     graph = trace(copied, inputs)
     for name, units in gone.items():
         channels = [channel for unit in units for channel in coupled[name].units[unit]]
@@ -197,9 +197,25 @@ def without(module: nn.Module, inputs: Inputs, coupled: Mapping[str, Coupled],
             heads = coupled[name].heads
             if heads is not None:
                 heads.drop(copied, units)
+    _tie_again(module, copied)
     for name, each in copied.named_modules():
         each.training = training[name]
     for name, parameter in copied.named_parameters():
         parameter.requires_grad_(trained[name])
         parameter.grad = None
     return copied
+
+
+def _tie_again(module: nn.Module, pruned: nn.Module) -> None:
+    """Share the weights that the module shares: pruning gave each of its readers a weight of its own."""
+    shared: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        shared.setdefault(id(parameter), []).append(name)
+    now = dict(pruned.named_parameters(remove_duplicate=False))
+    for first, *others in shared.values():
+        for name in others:
+            if not torch.equal(now[name], now[first]):
+                raise ExportError(f"'{name}' shares its weight with '{first}', and they would lose different channels. "
+                                  "Spare them")
+            place, _, leaf = name.rpartition(".")
+            setattr(pruned.get_submodule(place), leaf, now[first])
