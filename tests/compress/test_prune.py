@@ -209,6 +209,15 @@ def test_an_amount_that_cannot_go_is_refused_with_what_can() -> None:
         prune(made(Residual), EXAMPLE, PruneSpec(0.95, max_layer_amount=0.5))
 
 
+def test_an_amount_that_later_steps_cannot_reach_is_refused_before_any_training() -> None:
+    def trained(module: nn.Module, number: int) -> None:
+        raise AssertionError("trained")
+
+    with pytest.raises(SpecError, match="95% of the macs cannot go"):
+        prune(made(Residual), EXAMPLE, PruneSpec(0.95, max_layer_amount=0.5, steps=3, ramp=Ramp.LINEAR),
+              finetune=trained)
+
+
 def test_an_overshoot_is_told() -> None:
     pruned = prune(made(Residual), EXAMPLE, PruneSpec(0.05, round_to=8))
     assert any("more than asked for" in note for note in pruned.report.notes)

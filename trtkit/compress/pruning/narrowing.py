@@ -158,12 +158,18 @@ def _searched(module: nn.Module, inputs: Inputs, sets: list[Coupled], blocks: li
         tried[number] = candidate, reached
         return reached
 
+    if amount < spec.amount:  # told before hours of fine-tuning, not after them
+        _refuse_too_much(gone(len(blocks)), spec.amount, spec, measure, why)
     number = fewest(len(blocks), lambda blocks_gone: gone(blocks_gone) >= amount)
     if number not in tried:
         gone(number)
     pruned, reached = tried[number]
-    if reached < amount - spec.tolerance:
-        raise SpecError(f"{amount:.0%} of the {measure.goal.value} cannot go: {reached:.1%} is the most, with "
+    _refuse_too_much(reached, amount, spec, measure, why)
+    return Narrowed(pruned, reached, why)
+
+
+def _refuse_too_much(most: float, amount: float, spec: PruneSpec, measure: Measure, why: Mapping[str, str]) -> None:
+    if most < amount - spec.tolerance:
+        raise SpecError(f"{amount:.0%} of the {measure.goal.value} cannot go: {most:.1%} is the most, with "
                         f"{len(why)} layers spared, max_layer_amount {spec.max_layer_amount:g} and round_to "
                         f"{spec.round_to}. Lower the amount, spare less, or raise max_layer_amount")
-    return Narrowed(pruned, reached, why)

@@ -47,7 +47,8 @@ def step_named(text: str) -> LossStep:
     """
     if text in LOSSES or ":" not in text:
         return step_for(text)
-    return _function(text, "step", "(module, batch) -> loss")
+    step: LossStep = _function(text, "step", "(module, batch) -> loss")
+    return step
 
 
 def evaluate_named(text: str) -> Evaluate:
@@ -57,7 +58,8 @@ def evaluate_named(text: str) -> Evaluate:
         SpecError: `text` names no function.
         ExportError: It cannot be imported, or has nothing of that name.
     """
-    return _function(text, "evaluation", "(module) -> score")
+    evaluate: Evaluate = _function(text, "evaluation", "(module) -> score")
+    return evaluate
 
 
 def _function(text: str, what: str, form: str) -> Any:
