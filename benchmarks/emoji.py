@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 SIDE = 64
-SEEDS = {"train": 1_000, "test": 1, "calibration": 2}
+SEEDS = {"train": 1_000, "test": 1, "calibration": 2, "style": 3}
 
 
 def background(rng: np.random.Generator) -> np.ndarray:
@@ -59,9 +59,10 @@ def scene(sprites: np.ndarray, have: np.ndarray, rng: np.random.Generator) -> tu
 
 
 def scenes(archive: Path, split: str, count: int, *, epoch: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return `count` scenes of the vendors that are trained on, (N, 3, SIDE, SIDE), and their labels, (N, classes)."""
+    """Return `count` scenes, (N, 3, SIDE, SIDE), and their labels, (N, classes); "style" is the last vendor alone."""
+    vendors = slice(-1, None) if split == "style" else slice(None, -1)
     with np.load(archive, allow_pickle=False) as data:
-        sprites, have = data["sprites"][:-1], data["have"][:-1]
+        sprites, have = data["sprites"][vendors], data["have"][vendors]
     rng = np.random.default_rng([SEEDS[split], epoch])
     made = [scene(sprites, have, rng) for _ in range(count)]
     return np.stack([each[0] for each in made]), np.stack([each[1] for each in made])
