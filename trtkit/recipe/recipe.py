@@ -6,6 +6,8 @@
     [preprocess] size = [224, 224] ...
     [calibrate]  data = "photos"
     [evaluate]   data = "labelled"
+    [train]      data = "data.py:loader"
+    [[compress]] step = "prune", amount = 0.5
     [[target]]   name = "rtx", precisions = ["int8"]
 """
 
@@ -20,6 +22,8 @@ from trtkit.bundle.manifest import Postprocess
 from trtkit.errors import SpecError
 from trtkit.precision import NodeSelector, Precision, QuantSpec
 from trtkit.preprocess import Preprocess
+from trtkit.recipe.compress import CompressStep, QatStep, check_order
+from trtkit.recipe.compress_reading import named_in, read_steps
 from trtkit.recipe.sections import BuildSection, Deployment, EvaluateSection, ModelSection, RewriteSection, Sweep
 from trtkit.records import check_keys, read_record, read_toml, read_value
 from trtkit.target import get_target, load_targets
@@ -41,6 +45,7 @@ class Recipe:
         preprocess, postprocess: See Preprocess and Postprocess.
         labels: Name of each class.
         deployments: What to make.
+        compress: What makes the model smaller before, in order.
     """
 
     name: str
@@ -56,6 +61,7 @@ class Recipe:
     evaluate: EvaluateSection | None = None
     quantize: QuantSpec = field(default_factory=QuantSpec)
     build: BuildSection = field(default_factory=BuildSection)
+    compress: tuple[CompressStep, ...] = ()
 
     def __post_init__(self) -> None:
         names = [each.target.name for each in self.deployments]
@@ -68,6 +74,33 @@ class Recipe:
                             "Add: [calibrate] data = 'FOLDER'")
         if self.rewrite.embed_preprocess and self.preprocess is None:
             raise SpecError("[rewrite] embed_preprocess needs a [preprocess] section to embed")
+        check_order(self.compress)
+        self._check_compress()
+
+    def _check_compress(self) -> None:
+        """Raise SpecError when the rest of the recipe lacks what a step of [[compress]] needs."""
+        in_torch = [step for step in self.compress if not isinstance(step, QatStep)]
+        if in_torch and not self.model.factory:
+            raise SpecError(f"[[compress]] {in_torch[0].name} works on a torch module, and [model] is an ONNX file. "
+                            "Name what makes the module: [model] factory = 'model.py:net'")
+        if self.qat is None:
+            return
+        wanted = {each.target.name: each.precisions for each in self.deployments}
+        if self.qat.precision not in wanted.get(self.qat.target.name, ()):
+            raise SpecError(f"[[compress]] qat trains for {self.qat.target.name} {self.qat.precision.value}, which no "
+                            "[[target]] wants. Add it there, or name another target or precision")
+        if self.calibrate is None:
+            raise SpecError("[[compress]] qat starts from a calibration, and there is no [calibrate] section. "
+                            "Add: [calibrate] data = 'FOLDER'")
+        if self.rewrite.embed_preprocess:
+            raise SpecError("[[compress]] qat trains on what the loader gives, and [rewrite] embed_preprocess has the "
+                            "graph take raw pixels. Leave one of them out")
+
+    @property
+    def qat(self) -> QatStep | None:
+        """The step that trains on integer grids, where there is one."""
+        last = self.compress[-1] if self.compress else None
+        return last if isinstance(last, QatStep) else None
 
     @classmethod
     def load(cls, path: Path) -> Recipe:
@@ -83,7 +116,8 @@ class Recipe:
             raise err if str(path) in str(err) else SpecError(f"'{path}': {err}") from err
 
 
-_SECTIONS = ("model", "preprocess", "postprocess", "rewrite", "calibrate", "evaluate", "quantize", "build", "target")
+_SECTIONS = ("model", "preprocess", "postprocess", "rewrite", "calibrate", "evaluate", "quantize", "build", "train",
+             "compress", "target")
 _PATHS = ("output", "work", "labels", "targets")
 _TOP = ("name", *_PATHS)
 _KEEP = ("keep_names", "keep_ops")
@@ -110,14 +144,13 @@ def _recipe(data: Mapping[str, Any], folder: Path, stem: str) -> Recipe:
         evaluate=_data_section(EvaluateSection, data, "evaluate", folder),
         quantize=_quantize(data.get("quantize", {})),
         build=read_record(BuildSection, data.get("build", {}), "[build]"),
+        compress=read_steps(data, folder, paths.get("targets")),
     )
 
 
 def _model(data: Any, folder: Path) -> ModelSection:
     section = read_record(ModelSection, data, "[model]")
-    place, colon, made = section.factory.rpartition(":")
-    factory = f"{folder / place}{colon}{made}" if place.endswith(".py") else section.factory
-    return replace(section, factory=factory, onnx=section.onnx and folder / section.onnx,
+    return replace(section, factory=named_in(folder, section.factory), onnx=section.onnx and folder / section.onnx,
                    weights=section.weights and folder / section.weights)
 
 
