@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, Literal, get_args
 
+from trtkit.bundle.compression import CompressionRow
 from trtkit.bundle.engine_key import EngineKey
 from trtkit.errors import BundleError, SpecError
 from trtkit.precision import Precision
@@ -171,6 +172,7 @@ class BundleManifest:
         labels: Name of each class, in the order of the output; may be empty.
         targets: Rows of targets that are not built in, so that a bundle carries what its artifacts refer to.
         provenance: JSON-able: where it came from (source model, data, versions).
+        compression: The starting model, then one row a compress step of its recipe; none where there were no steps.
     """
 
     name: str
@@ -182,6 +184,7 @@ class BundleManifest:
     labels: tuple[str, ...] = ()
     targets: tuple[Target, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    compression: tuple[CompressionRow, ...] = ()
 
     def __post_init__(self) -> None:
         check_unique_names(self.inputs)
@@ -208,7 +211,7 @@ class BundleManifest:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able dict that `from_json` reads, without the digest."""
-        return {
+        body: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "name": self.name,
             "inputs": [spec.to_json() for spec in self.inputs],
@@ -220,6 +223,9 @@ class BundleManifest:
             "targets": [asdict(target) for target in self.targets],
             "provenance": dict(self.provenance),
         }
+        if self.compression:
+            body["compression"] = [row.to_json() for row in self.compression]
+        return body
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> BundleManifest:
@@ -234,6 +240,7 @@ class BundleManifest:
             labels=tuple(map(_text, data.get("labels", ()))),
             targets=tuple(map(_target, data.get("targets", ()))),
             provenance=dict(data.get("provenance", {})),
+            compression=tuple(map(CompressionRow.from_json, data.get("compression", ()))),
         )
 
     def to_bytes(self) -> bytes:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trtkit.bundle.store import SUFFIX
+from trtkit.cli.compression_table import compression_table
 from trtkit.cli.console import console
 from trtkit.errors import SpecError
 from trtkit.tensors import TensorSpec
@@ -79,6 +80,8 @@ def _bundle(path: Path, verify: bool, limit: int) -> Iterable[Table]:
                           f"{a.p50_ms:.2f}" if a.p50_ms else "" if a.kind == "calibration-cache" else "not measured",
                           a.sha256[:8])
         yield table
+        if manifest.compression:
+            yield compression_table(manifest.compression)
         engines = {a.file: a.engine for a in manifest.artifacts if a.engine}
         if engines:
             yield _facts("Plans", {file: f"for {key}" for file, key in engines.items()})
