@@ -1,71 +1,81 @@
-"""One row of the trade-off that compression makes: what a model scores, costs and takes after a step."""
+"""What each compress step of a recipe changed: one row a step of a bundle's manifest, read from and written as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from trtkit.errors import SpecError
 from trtkit.records import read_record
 
-__all__ = ["COMPRESSION", "CompressionRow", "rows_of"]
-
-COMPRESSION = "compression"
-"""Key of the rows in a manifest's provenance, which older versions keep as they are."""
+__all__ = ["CompressionRow", "shared_metric"]
 
 
 @dataclass(frozen=True)
 class CompressionRow:
-    """A model after one step of compression.
+    """The model after one step of compression, or before the first: a row of the trade-off table.
 
     Attributes:
-        step: What was done last: "original", then "1 prune" and so on.
+        step: Name for people: "start" for the starting model, then such as "prune", "distill", "qat".
+        metric: Name of the score, such as "top-1" or "mAP"; the same in all rows of a table.
+        score: Of the model as this step leaves it, higher is better; a share from 0 to 1, whose hundredths are points.
+            None where nothing was evaluated.
         macs: Multiply-accumulates of one sample.
-        parameters: Values in its weights.
-        size_bytes: Of the FP32 ONNX model.
-        metric: "top-1", "mAP" or, without labels, "agreement" with the original; "" where nothing was evaluated.
-        score: In FP32, in points from 0 to 100.
-        latency_ms: Of one sample in FP32 on a CPU target that this machine is; the median.
-        speedup: Over the original in FP32, measured in turns; 1 for the original.
-        quantized: Target and precision of the next four, such as "x86-vnni int8"; "" where nothing is quantized.
-        quantized_score, quantized_size_bytes, quantized_latency_ms, quantized_speedup: The same of the quantized
-            model; the speedup is over the original in FP32.
-        note: What a person should read.
+        parameters: Numbers in the weights, zeros counted.
+        size_bytes: Of the model's file.
+        fp32_ms: Median latency of the FP32 model on the target, in milliseconds. None where it was not measured, and
+            where the step leaves a quantized model, whose score is not that of the FP32 one.
+        int8_ms: The same of the INT8 model.
     """
 
     step: str
+    metric: str
+    score: float | None
     macs: int
     parameters: int
     size_bytes: int
-    metric: str = ""
-    score: float | None = None
-    latency_ms: float | None = None
-    speedup: float | None = None
-    quantized: str = ""
-    quantized_score: float | None = None
-    quantized_size_bytes: int | None = None
-    quantized_latency_ms: float | None = None
-    quantized_speedup: float | None = None
-    note: str = ""
+    fp32_ms: float | None
+    int8_ms: float | None
+
+    def __post_init__(self) -> None:
+        if not self.step:
+            raise SpecError("A compression row has no name of its step. Give one, such as 'start' or 'prune'")
+        if self.score is not None and not math.isfinite(self.score):
+            raise SpecError(f"Compression step '{self.step}': {self.metric} is {self.score}. "
+                            "Give a finite number or None")
+        for key in ("macs", "parameters", "size_bytes"):
+            if getattr(self, key) < 0:
+                raise SpecError(f"Compression step '{self.step}': {key} is {getattr(self, key)}. "
+                                "It must not be negative")
+        for key in ("fp32_ms", "int8_ms"):
+            value = getattr(self, key)
+            if value is not None and not 0 < value < math.inf:
+                raise SpecError(f"Compression step '{self.step}': {key} is {value}. Give milliseconds > 0, or None")
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able dict that `from_json` reads."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CompressionRow:
         """Read what `to_json` wrote.
 
         Raises:
-            SpecError: A key is unknown or missing, or a value has another type.
+            SpecError: A key is unknown or missing, or a value is not usable.
         """
-        return read_record(cls, data, "Row of the trade-off")
+        return read_record(cls, data, "Compression row")
 
 
-def rows_of(provenance: Mapping[str, Any]) -> tuple[CompressionRow, ...]:
-    """Return the rows in a manifest's provenance; none where nothing was compressed.
+def shared_metric(rows: Sequence[CompressionRow]) -> str:
+    """Return the one metric that the scores of these rows are of.
 
     Raises:
-        SpecError: A row is malformed.
+        SpecError: There are no rows, or they were scored by several metrics.
     """
-    return tuple(map(CompressionRow.from_json, provenance.get(COMPRESSION, ())))
+    metrics = list(dict.fromkeys(row.metric for row in rows))
+    if len(metrics) != 1:
+        raise SpecError(f"{len(rows)} compression rows have the metrics {metrics}, which cannot stand in one table. "
+                        "Give at least one row, all with the same metric")
+    return metrics[0]
