@@ -48,11 +48,11 @@ def plot_tradeoff(rows: Sequence[CompressionRow], path: Path) -> None:
                         "Compress with something to evaluate on")
     figure = figures.Figure(figsize=(9, 5.5), dpi=150, facecolor="white", layout="constrained")
     axes = figure.add_subplot(facecolor="white")
-    x = [_latency(row) if timed else row.size_bytes / 1e6 for row in shown]
+    x = [_latency(row) or row.size_bytes / 1e6 for row in shown]
     y = [100 * (row.score or 0.0) for row in shown]
     largest = max(row.size_bytes for row in shown) or 1
     areas = [max(_LARGEST * row.size_bytes / largest, _SMALLEST) for row in shown]
-    int8 = [bool(timed) and row.fp32_ms is None for row in shown]
+    int8 = [row.fp32_ms is None and row.int8_ms is not None for row in shown]
     axes.plot(x, y, color="#b8cbe0", linewidth=1.2, zorder=1)
     colors = ["#c06030" if each else "#4878a8" for each in int8]
     axes.scatter(x, y, s=areas, zorder=2, linewidths=1.2, edgecolors=colors,
