@@ -19,19 +19,21 @@ def compression_table(rows: Sequence[CompressionRow]) -> Table:
     """Return a table with one line a row, for 100 columns.
 
     A score stands with its change against the first row, in points (hundredths); MACs, parameters, size and latency
-    with how many times less they are than the first row's.
+    with how many times less they are than the first row's; latencies of both precisions against its FP32 one.
 
     Raises:
         SpecError: There are no rows, or they have several metrics.
     """
     table = Table(title="Compression", title_justify="left", box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0),
-                  caption="points and x: change against the first row; 2.0x is half of it", caption_justify="left")
+                  caption="points and x: against the first row, latency against its FP32; 2.0x is half of it",
+                  caption_justify="left")
     table.add_column("step", overflow="fold")
     for name, change in ((shared_metric(rows) or "score", "points"), ("MACs", "x"), ("params", "x"), ("MB", "x"),
                          ("FP32 ms", "x"), ("INT8 ms", "x")):
         table.add_column(Text(name), justify="right", no_wrap=True)
         table.add_column(change, justify="right", no_wrap=True, style="dim")
     first = rows[0]
+    base_ms = first.int8_ms if first.fp32_ms is None else first.fp32_ms
     for row in rows:
         table.add_row(
             Text(row.step),
@@ -39,8 +41,8 @@ def compression_table(rows: Sequence[CompressionRow]) -> Table:
             _scaled(row.macs), _times(row.macs, first.macs),
             _scaled(row.parameters), _times(row.parameters, first.parameters),
             f"{row.size_bytes / 1e6:.2f}", _times(row.size_bytes, first.size_bytes),
-            _ms(row.fp32_ms), _times(row.fp32_ms, first.fp32_ms),
-            _ms(row.int8_ms), _times(row.int8_ms, first.int8_ms))
+            _ms(row.fp32_ms), _times(row.fp32_ms, base_ms),
+            _ms(row.int8_ms), _times(row.int8_ms, base_ms))
     return table
 
 
