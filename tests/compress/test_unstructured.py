@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from trtkit.compress.pruning.spec import Scope
 from trtkit.compress.pruning.unstructured import sparsify
 from trtkit.errors import SpecError
 from trtkit.precision import NodeSelector
@@ -38,7 +39,7 @@ def test_sparsify_takes_the_least_of_each_layer_when_local() -> None:
 def test_sparsify_spares_the_layer_of_large_weights_when_global() -> None:
     net = _net()
     sizes = [216, 576, 32]
-    masks = sparsify(net, 0.3, scope="global")
+    masks = sparsify(net, 0.3, scope=Scope.GLOBAL)
     shares = _shares(net)
     assert shares[1] < 0.05 < min(shares[0], shares[2])
     assert sum(share * size for share, size in zip(shares, sizes, strict=True)) == pytest.approx(round(0.3 * 824))
@@ -47,7 +48,7 @@ def test_sparsify_spares_the_layer_of_large_weights_when_global() -> None:
 
 def test_sparsify_says_so_when_a_layer_loses_everything() -> None:
     net = _net()
-    masks = sparsify(net, 0.6, scope="global")
+    masks = sparsify(net, 0.6, scope=Scope.GLOBAL)
     assert _shares(net)[0] == 1.0
     assert any(note.startswith("0.weight has no weight left") for note in masks.notes)
 
@@ -96,10 +97,9 @@ def test_sparsify_tells_of_a_weight_that_is_computed() -> None:
 @pytest.mark.parametrize(("more", "match"), [
     ({"amount": 1.0}, "amount is 1.0"),
     ({"amount": -0.1}, "amount is -0.1"),
-    ({"amount": 0.5, "scope": "layer"}, "scope is 'layer'"),
     ({"amount": 0.5, "spare": NodeSelector(names=("headd",))}, "'headd' matches no"),
     ({"amount": 0.5, "spare": NodeSelector(op_types=("Conv2d", "Linear"))}, "Every layer with weights is spared"),
-], ids=["all", "negative", "scope", "selector", "nothing left"])
+], ids=["all", "negative", "selector", "nothing left"])
 def test_sparsify_refuses_what_cannot_be_done(more: dict[str, object], match: str) -> None:
     with pytest.raises(SpecError, match=match):
         sparsify(_net(), **more)  # type: ignore[arg-type]

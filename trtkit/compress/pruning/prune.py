@@ -111,7 +111,7 @@ def _zero_cut(example: Example, spec: PruneSpec, loader: Loader | None,
             masks = sparsify_two_four(copied, loader=loader, batches=spec.batches, spare=spec.spare, progress=progress)
         else:
             asked = spec.amounts[number - 1]
-            masks = sparsify(copied, asked, scope=spec.scope.value, spare=spec.spare)
+            masks = sparsify(copied, asked, scope=spec.scope, spare=spec.spare)
         size = count(copied, example)
         row = PruneStep(number, asked, masks.sparsity, size.macs, size.parameters)
         return Cut(copied, row, {}, tuple(masks.notes), masks)

@@ -11,16 +11,16 @@ import torch
 from torch import nn
 
 from trtkit.compress.pruning.masks import Masks
+from trtkit.compress.pruning.spec import Scope
 from trtkit.compress.pruning.weights import COMPUTED, Weight, computed_weights, weights_of
 from trtkit.errors import SpecError
 from trtkit.precision import NodeSelector
 
 __all__ = ["sparsify"]
 
-_SCOPES = ("local", "global")
 
-
-def sparsify(module: nn.Module, amount: float, *, scope: str = "local", spare: NodeSelector | None = None) -> Masks:
+def sparsify(module: nn.Module, amount: float, *, scope: Scope = Scope.LOCAL,
+             spare: NodeSelector | None = None) -> Masks:
     """Set the weights of least magnitude to 0, in place (Han et al. 2015, "Learning both Weights and Connections").
 
     Weights that are 0 already count: sparsifying again by a larger amount goes on from there.
@@ -28,29 +28,27 @@ def sparsify(module: nn.Module, amount: float, *, scope: str = "local", spare: N
     Args:
         module: Any module; its convolutions, Linear and MultiheadAttention layers are sparsified, biases are not.
         amount: Share of zeros afterwards, from 0 to below 1.
-        scope: "local": in each layer; "global": over all layers together, those with small weights lose more.
+        scope: Whether layers compete: if so, those with small weights lose more.
         spare: Modules to leave dense, by name or class name.
 
     Returns:
         The masks. Their notes tell what stayed dense, and what lost everything.
 
     Raises:
-        SpecError: The amount or the scope is unusable, a selector matches nothing, or no weights are left.
+        SpecError: The amount is unusable, a selector matches nothing, or no weights are left.
     """
     if not 0 <= amount < 1:
         raise SpecError(f"amount is {amount}. Give the share of weights to set to 0, from 0 to below 1")
-    if scope not in _SCOPES:
-        raise SpecError(f"scope is '{scope}'. Choose one of: {', '.join(_SCOPES)}")
     weights = weights_of(module, spare)
     if not weights:
         raise SpecError("Every layer with weights is spared. Spare fewer")
     chosen = [weight for weight in weights if not weight.tied]
-    groups = [chosen] if scope == "global" else [[weight] for weight in chosen]
+    groups = [chosen] if scope == Scope.GLOBAL else [[weight] for weight in chosen]
     kept = {name: mask for group in groups for name, mask in _least(group, amount).items()}
     masks = Masks(kept, (
         *(f"{name} stays dense: {COMPUTED}" for name in computed_weights(module)),
         *(f"{weight.name} is shared with {weight.tied} and stays dense" for weight in weights if weight.tied),
-        *(f"{name} has no weight left: with scope 'global' small ones go first" for name, mask in kept.items()
+        *(f"{name} has no weight left: with scope global small ones go first" for name, mask in kept.items()
           if not bool(mask.any()))))
     masks.apply(module)
     return masks
