@@ -10,11 +10,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from trtkit.compress.distillation.forward import device_of, inputs_of
 from trtkit.compress.distillation.hints import hinted
 from trtkit.compress.distillation.spec import DistillSpec
 from trtkit.compress.distillation.step import distillation_step
-from trtkit.compress.training.batches import count_batches
+from trtkit.compress.training.batches import count_batches, device_of, inputs_of
 from trtkit.compress.training.checkpoint import digest
 from trtkit.compress.training.loop import Fit, fit
 from trtkit.compress.training.random_state import RandomState

@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 
-__all__ = ["Call", "device_of", "inputs_of", "last_call"]
+__all__ = ["Call", "last_call"]
 
 
 @dataclass
@@ -36,14 +35,3 @@ def last_call(module: nn.Module) -> Iterator[Call]:
         yield record
     finally:
         handle.remove()
-
-
-def inputs_of(batch: Any) -> Any:
-    """Return the inputs in a batch: the first of (inputs, targets) or (inputs,), or the batch itself."""
-    return batch[0] if isinstance(batch, (tuple, list)) else batch
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Return where the module's weights are; the CPU when it has none."""
-    weight = next(module.parameters(), None)
-    return torch.device("cpu") if weight is None else weight.device

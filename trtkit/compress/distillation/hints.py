@@ -16,9 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from trtkit.compress.distillation.forward import device_of
 from trtkit.compress.distillation.spec import Hint
-from trtkit.compress.training.batches import call, to_device
+from trtkit.compress.training.batches import call, device_of, to_device
 from trtkit.errors import ExportError, SpecError
 from trtkit.export.adapter import evaluating
 from trtkit.export.outputs import named_tensors

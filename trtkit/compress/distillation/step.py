@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from trtkit.compress.distillation.forward import device_of, inputs_of, last_call
+from trtkit.compress.distillation.forward import last_call
 from trtkit.compress.distillation.hints import HintedStudent, features_of
 from trtkit.compress.distillation.losses import chosen_output, logit_divergence, soft_tag_loss
 from trtkit.compress.distillation.spec import DistillSpec
-from trtkit.compress.training.batches import call
+from trtkit.compress.training.batches import call, device_of, inputs_of
 from trtkit.compress.training.losses import step_for
 from trtkit.compress.training.spec import LossStep
 from trtkit.errors import SpecError, TrainingError

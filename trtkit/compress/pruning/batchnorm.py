@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trtkit.compress.pruning.moments import inputs_of
-from trtkit.compress.training.batches import call
+from trtkit.compress.training.batches import call, device_of, inputs_of, to_device
 from trtkit.export.adapter import evaluating
 
 __all__ = ["renew_batchnorm"]
@@ -28,7 +27,7 @@ def renew_batchnorm(module: nn.Module, batches: Sequence[Any]) -> tuple[str, ...
 
     Args:
         module: Everything but its BatchNorms runs in evaluation mode; modes and momenta are left as they were.
-        batches: What forward takes, or that and targets; the batch is the first dimension.
+        batches: (inputs, targets) or inputs alone, as `second_moments` takes them; samples are the first dimension.
 
     Returns:
         A note on what was done, for people; none where there is no BatchNorm with statistics.
@@ -36,8 +35,8 @@ def renew_batchnorm(module: nn.Module, batches: Sequence[Any]) -> tuple[str, ...
     norms = [each for each in module.modules() if isinstance(each, _NORMS) and each.track_running_stats]
     if not norms:
         return ()
-    device = next(module.parameters()).device
-    inputs = [inputs_of(batch, device) for batch in batches]
+    device = device_of(module)
+    inputs = [to_device(inputs_of(batch), device) for batch in batches]
     smallest = min(map(_samples, inputs))
     if smallest < _SMALLEST_BATCH:
         return (f"BatchNorm statistics stay those of the dense module: a batch has {smallest} samples. Give batches of "

@@ -17,14 +17,13 @@ from torch import nn
 
 from trtkit._optional import require
 from trtkit.compress.pruning.heads import Heads, head_tables, heads_of
+from trtkit.compress.pruning.weights import CONVOLUTIONS
 from trtkit.errors import ExportError, TrtkitError
 from trtkit.export.adapter import Adapter
 from trtkit.export.exporters import reason
 from trtkit.export.inputs import Inputs
 
 __all__ = ["Coupled", "adapted", "clone", "coupled_channels", "group_of", "run", "trace", "without"]
-
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True)
@@ -122,11 +121,11 @@ def coupled_channels(module: nn.Module, inputs: Inputs) -> tuple[list[Coupled], 
     graph = trace(module, inputs)
     names = {layer: name for name, layer in module.named_modules()}
     found: list[Coupled] = []
-    for group in graph.get_all_groups(root_module_types=(*_CONVOLUTIONS, nn.Linear)):
+    for group in graph.get_all_groups(root_module_types=(*CONVOLUTIONS, nn.Linear)):
         found.append(_coupled(graph, group, names))
     reached = {layer for coupled in found for layer in coupled.layers}
     left_out = {name: "the trace does not reach it" for layer, name in names.items()
-                if isinstance(layer, (*_CONVOLUTIONS, nn.Linear)) and name not in reached}
+                if isinstance(layer, (*CONVOLUTIONS, nn.Linear)) and name not in reached}
     return found, left_out
 
 
@@ -138,9 +137,9 @@ def _coupled(graph: Any, group: Any, names: Mapping[nn.Module, str]) -> Coupled:
         layer = dep.target.module
         if layer not in names:
             continue
-        if graph.is_out_channel_pruning_fn(dep.handler) and isinstance(layer, (*_CONVOLUTIONS, nn.Linear)):
+        if graph.is_out_channel_pruning_fn(dep.handler) and isinstance(layer, (*CONVOLUTIONS, nn.Linear)):
             layers.append(names[layer])
-        if isinstance(layer, _CONVOLUTIONS) and layer.groups != layer.out_channels:
+        if isinstance(layer, CONVOLUTIONS) and layer.groups != layer.out_channels:
             groups = math.lcm(groups, layer.groups)
         elif isinstance(layer, nn.GroupNorm):
             groups = math.lcm(groups, layer.num_groups)

@@ -12,7 +12,7 @@ from torch import nn
 from trtkit._optional import require
 from trtkit.compress.pruning.channels import Coupled, clone, group_of, trace
 from trtkit.compress.pruning.spec import Importance, PruneSpec, Scope
-from trtkit.compress.training.batches import to_device
+from trtkit.compress.training.batches import device_of, to_device
 from trtkit.compress.training.spec import Loader, LossStep
 from trtkit.errors import SpecError
 from trtkit.export.inputs import Inputs
@@ -72,7 +72,7 @@ def _by_taylor(module: nn.Module, graph: Any, sets: Sequence[Coupled], spec: Pru
     criterion = kinds.GroupTaylorImportance(group_reduction="sum", normalizer=None, multivariable=True)
     groups = {each.name: group_of(graph, each.name, range(each.channels)) for each in sets}
     total = {each.name: torch.zeros(each.channels) for each in sets}
-    device = next(module.parameters()).device
+    device = device_of(module)
     batches = 0
     for batch in islice(iter(loader), spec.batches):
         batches += 1

@@ -15,12 +15,12 @@ from torch import nn
 from torch.nn import functional
 
 from trtkit.compress.pruning.weights import Weight
-from trtkit.compress.training.batches import call, to_device
+from trtkit.compress.training.batches import call, device_of, inputs_of, to_device
 from trtkit.errors import CalibrationError
 from trtkit.export.adapter import evaluating
 from trtkit.progress import Progress
 
-__all__ = ["DIAGONAL_ABOVE", "columns", "inputs_of", "second_moments", "to_columns", "to_weight"]
+__all__ = ["DIAGONAL_ABOVE", "columns", "second_moments", "to_columns", "to_weight"]
 
 DIAGONAL_ABOVE = 8192
 """Columns above which only the diagonal is kept: the whole would take more than 256 MB."""
@@ -55,7 +55,7 @@ def second_moments(module: nn.Module, weights: Sequence[Weight], batches: Sequen
     Args:
         module: Run in evaluation mode, without gradients; it is given back as it was.
         weights: Of nn.Conv1d, nn.Conv2d, nn.Linear, or the joint projection of nn.MultiheadAttention.
-        batches: Each is what forward takes (a tensor, a tuple in order, a mapping by name), or that and targets.
+        batches: Each is (inputs, targets), (inputs,), or inputs alone where they are a tensor or a mapping by name.
         progress: Told batches done.
 
     Returns:
@@ -65,24 +65,19 @@ def second_moments(module: nn.Module, weights: Sequence[Weight], batches: Sequen
         CalibrationError: A layer's inputs are not finite.
     """
     found: dict[str, torch.Tensor] = {}
-    device = next(module.parameters()).device
+    device = device_of(module)
     with evaluating(module), ExitStack() as hooks, torch.no_grad():
         for weight in weights:
             hooks.callback(weight.module.register_forward_pre_hook(_adder(weight, found), with_kwargs=True).remove)
         for number, batch in enumerate(batches):
             progress("Second moments", number, len(batches))
-            call(module, inputs_of(batch, device))
+            call(module, to_device(inputs_of(batch), device))
     progress("Second moments", len(batches), len(batches))
     for name, moments in found.items():
         if not bool(torch.isfinite(moments).all()):
             raise CalibrationError(f"What '{name}' multiplies is not finite on the given batches. Check their "
                                    "preprocessing, and the module in evaluation mode")
     return found
-
-
-def inputs_of(batch: Any, device: torch.device) -> Any:
-    """Return what forward takes of a batch, which may hold targets behind it, on `device`."""
-    return to_device(batch[0] if isinstance(batch, (tuple, list)) else batch, device)
 
 
 def _adder(weight: Weight, found: dict[str, torch.Tensor]) -> Callable[[nn.Module, Any, Any], None]:

@@ -10,9 +10,9 @@ from torch import nn
 from trtkit.errors import SpecError
 from trtkit.precision import NodeSelector
 
-__all__ = ["COMPUTED", "Weight", "computed_weights", "spared_modules", "weights_of"]
+__all__ = ["COMPUTED", "CONVOLUTIONS", "Weight", "computed_weights", "spared_modules", "weights_of"]
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 COMPUTED = "its weight is computed from other parameters. Take that out first (remove_parametrizations, or " \
            "remove_weight_norm)"
@@ -50,7 +50,7 @@ def weights_of(module: nn.Module, spare: NodeSelector | None = None) -> list[Wei
     spared = spared_modules(module, spare)
     readers: dict[int, set[str]] = {}
     for each in module.modules():
-        if not isinstance(each, (nn.Linear, *_CONVOLUTIONS, nn.MultiheadAttention)):
+        if not isinstance(each, (nn.Linear, *CONVOLUTIONS, nn.MultiheadAttention)):
             for parameter in each.parameters(recurse=False):
                 readers.setdefault(id(parameter), set()).add(type(each).__name__)
     found: dict[int, Weight] = {}
@@ -67,12 +67,12 @@ def weights_of(module: nn.Module, spare: NodeSelector | None = None) -> list[Wei
 
 def computed_weights(module: nn.Module) -> list[str]:
     """Return the layers whose weight is no parameter but made of others, such as by weight_norm."""
-    return [name for name, each in module.named_modules() if isinstance(each, (nn.Linear, *_CONVOLUTIONS))
+    return [name for name, each in module.named_modules() if isinstance(each, (nn.Linear, *CONVOLUTIONS))
             and not isinstance(each.weight, nn.Parameter)]
 
 
 def _own_weights(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    if isinstance(module, (nn.Linear, *_CONVOLUTIONS)):
+    if isinstance(module, (nn.Linear, *CONVOLUTIONS)):
         names: tuple[str, ...] = ("weight",)
     elif isinstance(module, nn.MultiheadAttention):
         names = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")

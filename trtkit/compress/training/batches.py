@@ -12,7 +12,7 @@ from trtkit.compress.training.random_state import RandomState
 from trtkit.compress.training.spec import Loader
 from trtkit.errors import TrainingError
 
-__all__ = ["announce", "call", "count_batches", "device_for", "shapes", "to_device"]
+__all__ = ["announce", "call", "count_batches", "device_for", "device_of", "inputs_of", "shapes", "to_device"]
 
 
 def call(module: nn.Module, inputs: Any) -> Any:
@@ -20,6 +20,17 @@ def call(module: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return module(**inputs)
     return module(*inputs) if isinstance(inputs, (tuple, list)) else module(inputs)
+
+
+def inputs_of(batch: Any) -> Any:
+    """Return the inputs in a batch: the first of (inputs, targets) or (inputs,), or the batch itself."""
+    return batch[0] if isinstance(batch, (tuple, list)) else batch
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return where the module's weights are; the CPU when it has none."""
+    weight = next(module.parameters(), None)
+    return torch.device("cpu") if weight is None else weight.device
 
 
 def to_device(value: Any, device: torch.device) -> Any:
