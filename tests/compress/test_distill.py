@@ -362,3 +362,16 @@ def test_hints_that_make_no_sense_are_refused(settings: tuple[str, str, float], 
 def test_a_recipe_gives_hints_as_tables() -> None:
     table = {"logits": 0, "tags": 1, "hints": [{"teacher": "a", "student": "b", "weight": 2}]}
     assert read_record(DistillSpec, table, "[[compress]]") == DistillSpec(0.0, 1.0, hints=(Hint("a", "b", 2.0),))
+
+
+def test_a_teacher_with_extra_state_teaches() -> None:
+    class Counted(nn.Linear):  # type: ignore[misc]  # torch is not seen by the type checker
+        def get_extra_state(self) -> dict[str, int]:
+            return {"calls": 3}
+
+        def set_extra_state(self, state: dict[str, int]) -> None:
+            del state
+
+    teacher = nn.Sequential(Counted(6, 3))
+    distilled = distill(teacher, _mlp(8), LABELLED, train=TrainSpec(epochs=1))
+    assert len(distilled.fit.history) == len(LABELLED)

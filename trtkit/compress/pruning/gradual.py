@@ -95,7 +95,7 @@ def in_steps(module: nn.Module, spec: PruneSpec, cut: Callable[[nn.Module, int],
         TrainingError: The folder is of another pruning, or damaged.
         SpecError: It cannot be written; what is in it is intact. Or a score is no number.
     """
-    state = _State.opened(folder, {"spec": repr(spec), "module": digest(_tensors(module)), "inputs": identity},
+    state = _State.opened(folder, {"spec": repr(spec), "module": digest(module.state_dict()), "inputs": identity},
                           spec.method is not Method.CHANNELS)
     steps = state.steps(module)
     if steps.score is None and evaluate is not None:
@@ -250,7 +250,3 @@ class _State:
     def _damaged(self, reason: str) -> TrainingError:
         return TrainingError(f"'{self.folder}/{_STATE}' is no state of a pruning, or a damaged one ({reason}). "
                              "Remove the folder to start anew")
-
-
-def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}

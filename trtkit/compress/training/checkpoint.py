@@ -74,10 +74,12 @@ class Checkpoint:
         return {name[len(prefix):]: tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
 
 
-def digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Return a fingerprint of tensors: their names, shapes, dtypes and bits."""
+def digest(state: Mapping[str, Any]) -> str:
+    """Return a fingerprint of the tensors in a state_dict: their names, shapes, dtypes and bits."""
     sha = hashlib.sha256()
-    for name, tensor in tensors.items():
+    for name, tensor in state.items():
+        if not isinstance(tensor, torch.Tensor):  # a module's extra state
+            continue
         sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()

@@ -46,7 +46,8 @@ class TrainState:
 
     def checkpoint(self, identity: Mapping[str, str], now: RandomState) -> Checkpoint:
         """Return this state as tensors and JSON; the tensors are still those of the module."""
-        tensors = {f"module.{name}": tensor for name, tensor in _tensors(self.module).items()}
+        tensors = {f"module.{name}": value for name, value in self.module.state_dict().items()
+                   if isinstance(value, torch.Tensor)}
         plain: dict[str, Any] = {}
         for number, state in self.optimizer.state_dict()["state"].items():
             for name, value in state.items():
@@ -86,7 +87,7 @@ def identity_of(module: nn.Module, spec: TrainSpec, batches: int, more: str) -> 
     frozen = {name: weight for name, weight in module.named_parameters() if not weight.requires_grad}
     layers = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", repr(module)).encode()).hexdigest()  # without addresses
     return settings | {"batches of an epoch": str(batches), "model": f"{type(module).__name__} {layers[:16]}",
-                       "weights at the start": digest(_tensors(module))[:16],
+                       "weights at the start": digest(module.state_dict())[:16],
                        "frozen parameters": digest(frozen)[:16] if frozen else "none", "identity": more or "none"}
 
 
@@ -98,7 +99,3 @@ def _optimizer_state(checkpoint: Checkpoint) -> dict[int, dict[str, Any]]:
         number, _, key = name.partition(".")
         state.setdefault(int(number), {})[key] = value
     return state
-
-
-def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
