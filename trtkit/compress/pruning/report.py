@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import nn
 
 from trtkit.compress.pruning.spec import Goal, Method
 from trtkit.compress.size import ModuleSize
 
-__all__ = ["LayerChange", "PruneReport", "PruneStep", "layer_changes"]
+__all__ = ["WORTH", "LayerChange", "PruneReport", "PruneStep", "layer_changes"]
 
 WORTH: Mapping[Method, str] = {
     Method.CHANNELS: "The module is dense and smaller: it is faster wherever it runs, most with widths that fit the "
@@ -88,7 +88,7 @@ class PruneReport:
     score: float | None = None
     latency: float | None = None
     stopped: str | None = None
-    notes: tuple[str, ...] = field(default_factory=tuple)
+    notes: tuple[str, ...] = ()
 
     @property
     def eligible(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from trtkit.ranges.learned import Learned, LearnedGrid, LearnedScales, WeightKey
 
 __all__ = ["FakeQuantized", "fake_quantize", "with_corrected_biases"]
 
+
 @dataclass
 class FakeQuantized:
     """A graph in torch that computes on a plan's grids.
