@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from trtkit.errors import SpecError
+from trtkit.precision import Precision
+from trtkit.runtime.latency_table import LatencyTable, Point
+from trtkit.target import get_target
 
 MODULE = """
 import torch
@@ -54,6 +57,27 @@ def test_a_pruned_module_is_exported_and_computes_the_same(trtkit: Callable[...,
         wanted = module(torch.from_numpy(picture)).numpy()
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
     assert module[3].out_channels < 16 or module[0].out_channels < 16
+
+
+def test_latency_of_each_step_is_shown_when_it_is_the_goal(trtkit: Callable[..., str], file: Path,
+                                                           tmp_path: Path) -> None:
+    from trtkit.compress.pruning.layers import find_layers
+    from trtkit.compress.pruning.lowering import rewritten_for
+    from trtkit.export import load_module
+
+    module = load_module(f"{file}:make")
+    model = rewritten_for(module, np.zeros((1, 3, 8, 8), np.float32), get_target("pi5"))
+    seconds = {}
+    for point in (layer.point for layer in find_layers(model)):
+        inputs, outputs = ({width, 1} if width == 16 else {width} for width in (point.inputs, point.outputs))
+        seconds |= {Point(point.kind, i, o): 1e-6 * i * o for i in inputs for o in outputs}
+    LatencyTable("pi5", Precision.FP32, 1, seconds, 1.0).save(tmp_path / "table.json")
+    said = trtkit("prune", f"{file}:make", "--input", "1x3x8x8", "--goal", "latency", "--amount", 0.4, "--round-to", 8,
+                  "--table", tmp_path / "table.json", "-o", tmp_path / "p.safetensors")
+    steps = said[said.index("asked"):].splitlines()
+    before, after = (line.split() for line in steps if line.strip()[:2] in ("0 ", "1 "))
+    assert before[-2] == "0.368"  # (3 * 16 + 16 * 16 + 16 * 4) microseconds
+    assert float(after[-2]) <= 0.6 * 0.368 + 0.0005
 
 
 def test_zeros_are_said_to_give_no_speed(trtkit: Callable[..., str], file: Path, tmp_path: Path) -> None:

@@ -135,13 +135,12 @@ def _show(report: PruneReport, output: Path) -> None:
     layers = Table("layer", "kind", "channels", "left", "why it keeps them", box=box.SIMPLE, pad_edge=False)
     for layer in report.layers:
         layers.add_row(escape(layer.name), layer.kind, str(layer.before), str(layer.after), escape(layer.why or ""))
-    steps = Table("step", "asked", "gone", "MACs", "parameters", "score", box=box.SIMPLE, pad_edge=False)
-    start = "-" if report.score is None else f"{report.score:.4f}"
-    steps.add_row("0", "-", "-", f"{report.before.macs:,}", f"{report.before.parameters:,}", start)
+    steps = Table("step", "asked", "gone", "MACs", "parameters", "ms", "score", box=box.SIMPLE, pad_edge=False)
+    steps.add_row("0", "-", "-", f"{report.before.macs:,}", f"{report.before.parameters:,}", _ms(report.latency),
+                  _score(report.score))
     for row in report.steps:
-        score = "-" if row.score is None else f"{row.score:.4f}"
         steps.add_row(str(row.number), f"{row.asked:.1%}", f"{row.reached:.1%}", f"{row.macs:,}",
-                      f"{row.parameters:,}", score)
+                      f"{row.parameters:,}", _ms(row.latency), _score(row.score))
     if any(layer.before != layer.after for layer in report.layers):
         console.print(layers)
     console.print(steps)
@@ -151,3 +150,11 @@ def _show(report: PruneReport, output: Path) -> None:
         console.print(report.stopped, markup=False, style="yellow", soft_wrap=True)
     of = report.goal.value if report.method.value == "channels" else "weights"
     console.print(f"{escape(str(output))}: {report.reached:.1%} of the {of} is gone", soft_wrap=True)
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1e3 * seconds:.3f}"

@@ -115,11 +115,13 @@ class PruneSpec:
             if getattr(self, name) < 1:
                 raise SpecError(f"{name} is {getattr(self, name)}. Give at least 1")
         if not 0.0 <= self.tolerance < 1.0:
-            raise SpecError(f"tolerance is {self.tolerance}; it is a share, from 0 to below 1")
+            raise SpecError(f"tolerance is {self.tolerance}; it is a share, from 0 to below 1. "
+                            "Give 0.02 for 2 %")
         if self.method is Method.TWO_FOUR and self.steps > 1:
             raise SpecError(f"steps is {self.steps}, and two of four weights go in one step. Give steps 1")
         if self.max_drop is not None and self.max_drop < 0:
-            raise SpecError(f"max_drop is {self.max_drop}; it must not be negative")
+            raise SpecError(f"max_drop is {self.max_drop}; it must not be negative. "
+                            "Give 0.01 for one point of a score from 0 to 1")
 
     @property
     def asked(self) -> float:

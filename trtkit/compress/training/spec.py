@@ -73,9 +73,11 @@ class TrainSpec:
         if self.epochs < 1:
             raise SpecError(f"epochs is {self.epochs}. Give at least 1")
         if not self.learning_rate > 0:
-            raise SpecError(f"learning_rate is {self.learning_rate}; it must be above 0")
+            raise SpecError(f"learning_rate is {self.learning_rate}; it must be above 0. Give 1e-3, or less to "
+                            "fine-tune")
         if self.weight_decay < 0 or (self.clip_norm is not None and not self.clip_norm > 0):
             raise SpecError(f"weight_decay is {self.weight_decay} and clip_norm {self.clip_norm}; the first must not "
-                            "be negative, the second above 0")
+                            "be negative, the second above 0. Use 0 for no decay and None for no clipping")
         if self.checkpoint_seconds < 0:
-            raise SpecError(f"checkpoint_seconds is {self.checkpoint_seconds}; it must not be negative")
+            raise SpecError(f"checkpoint_seconds is {self.checkpoint_seconds}; it must not be negative. Give 60, "
+                            "or 0 for every step")
