@@ -15,7 +15,7 @@ from trtkit.compress.qat.training import QuantizationTrained, train_quantized
 from trtkit.compress.training.losses import step_for
 from trtkit.compress.training.spec import TrainSpec
 from trtkit.errors import CalibrationError, SpecError
-from trtkit.graph import infer_shapes, model_bytes, model_inputs, random_feeds
+from trtkit.graph import fingerprint, infer_shapes, model_bytes, model_inputs, random_feeds
 from trtkit.graph.run import run_model
 from trtkit.metrics import cosine
 from trtkit.precision import NodeSelector, Precision, QuantSpec, Rounding
@@ -198,6 +198,22 @@ def test_clip_is_still_performed_by_saturation_after_training(net: onnx.ModelPro
     trained = train_quantized(net, wide, target, loader, STEP, train=replace(TRAIN, learning_rate=0.1))
     lowered = onnx.load_from_string(lower(trained.model, target, INT8, table=trained.table).simulation)
     assert "Clip" not in {node.op_type for node in lowered.graph.node}
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_zeros_stay_when_asked_for(kept: bool, net: onnx.ModelProto, table: CalibrationTable,
+                                   loader: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    sparse = onnx.ModelProto()
+    sparse.CopyFrom(net)
+    (stored,) = (tensor for tensor in sparse.graph.initializer if tensor.name == "w2")
+    weight = numpy_helper.to_array(stored).copy()
+    weight[:, ::2] = 0
+    stored.CopyFrom(numpy_helper.from_array(weight, "w2"))
+    trained = train_quantized(sparse, replace(table, model=fingerprint(sparse)), get_target("trt10"), loader, STEP,
+                              precision=INT8, train=TRAIN, keep_zeros=kept)
+    (after,) = (numpy_helper.to_array(each) for each in trained.model.graph.initializer if each.name == "w2")
+    assert (after[:, 1::2] != weight[:, 1::2]).any()
+    assert (after[:, ::2] == 0).all() == kept
 
 
 def test_table_goes_on_where_a_training_ended(net: onnx.ModelProto, table: CalibrationTable,

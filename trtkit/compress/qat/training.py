@@ -25,6 +25,7 @@ import numpy as np
 import onnx
 from torch import nn
 
+from trtkit.compress.pruning.masks import Masks
 from trtkit.compress.qat.blocks import quantize_blocks_in
 from trtkit.compress.qat.places import fake_quantize, with_corrected_biases
 from trtkit.compress.qat.spec import Scales
@@ -67,8 +68,9 @@ class QuantizationTrained:
 
 def train_quantized(model: onnx.ModelProto, table: CalibrationTable | None, target: Target, loader: Loader,
                     step: LossStep, *, precision: Precision | None = None, spec: QuantSpec = _DEFAULT,
-                    train: TrainSpec = _TRAIN, scales: Scales = Scales.LEARNED, folder: Path | None = None,
-                    evaluate: Evaluate | None = None, progress: Progress = silent) -> QuantizationTrained:
+                    train: TrainSpec = _TRAIN, scales: Scales = Scales.LEARNED, keep_zeros: bool = False,
+                    folder: Path | None = None, evaluate: Evaluate | None = None,
+                    progress: Progress = silent) -> QuantizationTrained:
     """Train a model with fake quantization where a target's lowering puts Q/DQ, starting from the scales of PTQ.
 
     BatchNormalization that can be folded is, before; equalization and smoothing are worked in before, too, and a
@@ -86,6 +88,7 @@ def train_quantized(model: onnx.ModelProto, table: CalibrationTable | None, targ
         spec: How it is quantized.
         train: How it is trained; a tenth of the learning rate of the first training, or less, is usual.
         scales: Learned or fixed; those of INT4 follow the weights.
+        keep_zeros: Weights that are 0 stay 0, so that a model that was made sparse stays so.
         folder: For checkpoints and the log; a run that was stopped goes on from there.
         evaluate: Scores the fake-quantized module after each epoch.
         progress: Told of the batches.
@@ -106,8 +109,14 @@ def train_quantized(model: onnx.ModelProto, table: CalibrationTable | None, targ
         table.check(model=fingerprint(model))
     ready = ready_for(model, target)
     how = _How(target, precision, spec)
-    run = partial(fit, loader=loader, step=step, spec=train, folder=folder, evaluate=evaluate, progress=progress,
-                  identity=f"{fingerprint(ready)} {target.placement} {precision.value} {spec} {scales.value}")
+    identity = (f"{fingerprint(ready)} {target.placement} {precision.value} {spec} {scales.value}"
+                f"{' zeros kept' if keep_zeros else ''}")
+    fitted = partial(fit, loader=loader, step=step, spec=train, folder=folder, evaluate=evaluate, progress=progress,
+                     identity=identity)
+
+    def run(module: nn.Module) -> Fit:
+        return fitted(module, after_step=_zeros(module).apply if keep_zeros else None)
+
     if precision is Precision.INT4:
         return _train_blocks(ready, table, how, run)
     if table is None:
@@ -139,6 +148,12 @@ def _train_blocks(ready: onnx.ModelProto, table: CalibrationTable | None, how: _
     done = run(quantized.module)
     trained = _with_weights(ready, quantized.module, quantized.weights())
     return QuantizationTrained(trained, table and replace(table, model=fingerprint(trained)), done)
+
+
+def _zeros(module: nn.Module) -> Masks:
+    """Return what keeps the zeros in the weights of a graph."""
+    weights = {name: weight.detach() for name, weight in module.named_parameters() if weight.ndim > 1}
+    return Masks({name: weight != 0 for name, weight in weights.items() if not bool(weight.all())})
 
 
 @dataclass(frozen=True)
