@@ -116,7 +116,7 @@ def test_int8_is_compared_with_fp32_by_running_both(recipe_of: WriteRecipe, here
 def _broken_int8(recipe_of: WriteRecipe, monkeypatch: pytest.MonkeyPatch, targets: dict[str, list[str]],
                  **changes: object) -> Recipe:
     """Return a recipe whose INT8 models get a few samples wrong: their scores come out in another order."""
-    real = measuring._accuracy
+    real = measuring.accuracy_of
 
     def wrong(state, section, model, progress):  # type: ignore[no-untyped-def]
         found = real(state, section, model, progress)
@@ -126,7 +126,7 @@ def _broken_int8(recipe_of: WriteRecipe, monkeypatch: pytest.MonkeyPatch, target
         scores[:4] = -scores[:4]
         return replace(found, scores=scores, top1=None if found.top1 is None else found.top1 - 4 / 12)
 
-    monkeypatch.setattr(measuring, "_accuracy", wrong)
+    monkeypatch.setattr(measuring, "accuracy_of", wrong)
     return recipe_of(targets, **changes)
 
 

@@ -21,6 +21,7 @@ __all__ = ["main"]
 
 COMMANDS = {
     "deploy": "The whole way: recipe.toml -> bundle with every target's artifact, measured.",
+    "compress": "The recipe's [[compress]] steps alone: prune, distill, QAT..., and their trade-off.",
     "prune": "torch -> a smaller or sparser torch module: channels, single weights or 2:4.",
     "export": "torch -> ONNX, checked against torch at several batch sizes.",
     "rewrite": "ONNX -> ONNX by named passes, each checked numerically.",

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from trtkit.cli.compression_table import compression_table
 from trtkit.cli.console import console, resumable, rich_progress
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ def deploy(
     from trtkit.recipe import Recipe
 
     wanted = Recipe.load(recipe)
-    with rich_progress() as progress, resumable(wanted.work / "calibration.table.part"):
+    with (rich_progress() as progress, resumable(wanted.work / "compress"),
+          resumable(wanted.work / "calibration.table.part")):
         deployed = run(wanted, progress)
     show(deployed)
 
@@ -35,6 +37,8 @@ def show(deployed: Deployed) -> None:
     """Print the notes of a deployment, then one row a target and precision."""
     for note in deployed.notes:
         console.print(f"- {escape(note)}", soft_wrap=True, highlight=False)
+    if deployed.manifest.compression:
+        console.print(compression_table(deployed.manifest.compression))
     table = Table(title=Text(deployed.recipe.name))
     for heading, justify in (("target", "left"), ("precision", "left"), ("artifact", "left"), ("MB", "right"),
                              ("p50 / p99 ms", "right"), ("over FP32", "right"), ("top-1 / top-5", "right"),

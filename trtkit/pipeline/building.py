@@ -67,7 +67,8 @@ def pack_step(state: State, progress: Progress) -> State:
     options = PackOptions(name=recipe.name, preprocess=state.preprocess,
                           postprocess=recipe.postprocess or (Postprocess() if recipe.labels else None),
                           labels=recipe.labels, provenance=provenance,
-                          targets={each.target.name: each.target for each in recipe.deployments})
+                          targets={each.target.name: each.target for each in recipe.deployments},
+                          compression=state.compression)
     return replace(state, manifest=pack(recipe.output, sources, options, progress))
 
 

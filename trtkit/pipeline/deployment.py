@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 
 from trtkit.bundle.manifest import BundleManifest
-from trtkit.calib.sources.function import is_function
-from trtkit.errors import CalibrationError, SpecError
 from trtkit.files import require_folder
 from trtkit.pipeline.building import build_step, pack_step
 from trtkit.pipeline.calibration import calibrate_step
+from trtkit.pipeline.checking import check_data, made_work_folder
+from trtkit.pipeline.compressing import compress_step
+from trtkit.pipeline.compression import tradeoff_step
 from trtkit.pipeline.lowering import lower_step
 from trtkit.pipeline.measuring import evaluate_step, measure_step
 from trtkit.pipeline.source import export_step, rewrite_step
 from trtkit.pipeline.state import Candidate, State
+from trtkit.pipeline.training_quantized import qat_step
 from trtkit.progress import Progress, silent
 from trtkit.recipe import Recipe
 
@@ -28,9 +29,12 @@ logger = logging.getLogger(__name__)
 Step = Callable[[State, Progress], State]
 
 STEPS: MappingProxyType[str, Step] = MappingProxyType({
+    "compress": compress_step,
     "export": export_step,
     "rewrite": rewrite_step,
     "calibrate": calibrate_step,
+    "qat": qat_step,
+    "trade-off": tradeoff_step,
     "lower": lower_step,
     "evaluate": evaluate_step,
     "measure": measure_step,
@@ -63,19 +67,15 @@ class Deployed:
 def deploy(recipe: Recipe, progress: Progress = silent) -> Deployed:
     """Run every step of a recipe and write its bundle.
 
-    Intermediate files stay in `recipe.work`; a second run uses the calibration table again when nothing changed, and an
-    interrupted sweep goes on where it stopped.
+    Intermediate files stay in `recipe.work`; a second run uses the calibration table and the steps of compression
+    again where nothing changed, and an interrupted sweep or training goes on where it stopped.
 
     Raises:
         TrtkitError: A step failed; the bundle at recipe.output, if there was one, is untouched.
     """
-    try:
-        recipe.work.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise SpecError(f"Work folder '{recipe.work}' cannot be made: {err.strerror}. "
-                        "Name another: work = 'FOLDER'") from err
+    made_work_folder(recipe)
     require_folder(recipe.output)
-    _check_data(recipe)
+    check_data(recipe)
     state = State(recipe)
     for number, (name, step) in enumerate(STEPS.items()):
         progress("Deploying", number, len(STEPS))
@@ -86,11 +86,3 @@ def deploy(recipe: Recipe, progress: Progress = silent) -> Deployed:
     reference = state.reference
     return Deployed(recipe, state.manifest, state.candidates, reference.top1 if reference else None,
                     reference.top5 if reference else None, state.notes)
-
-
-def _check_data(recipe: Recipe) -> None:
-    """Raise CalibrationError when data is missing that only a later step would look for."""
-    for name, section in (("calibrate", recipe.calibrate), ("evaluate", recipe.evaluate)):
-        if section is not None and not is_function(section.data) and not Path(section.data).exists():
-            raise CalibrationError(f"Data '{section.data}' of [{name}] does not exist. Name a folder of images, a "
-                                   "file, or path.py:function")

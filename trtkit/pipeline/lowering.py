@@ -41,15 +41,17 @@ def lower_step(state: State, progress: Progress) -> State:
     for done, (deployment, precision) in enumerate(wanted):
         progress("Lowering", done, len(wanted))
         target = deployment.target
-        model = rewrite(state.graph, own_passes(state.recipe, target)).model
+        graph, table = state.quantized_from(precision)
+        model = rewrite(graph, own_passes(state.recipe, target)).model
         try:
-            lowered = lower(model, target, precision, table=state.table, spec=state.recipe.quantize)
+            lowered = lower(model, target, precision, table=table, spec=state.recipe.quantize)
         except SpecError as err:
             if precision in deployment.precisions:
                 raise
             notes.append(f"{target.name} {precision.value} is not tried: {err}")
             continue
-        check = check_lowered(reference, lowered, samples, smallest_cosine=_UNJUDGED_COSINE if unjudged else -1.0)
+        full = reference if graph is state.graph else model_bytes(graph)
+        check = check_lowered(full, lowered, samples, smallest_cosine=_UNJUDGED_COSINE if unjudged else -1.0)
         digest = hashlib.sha256(lowered.model).hexdigest()
         if digest not in files:
             files[digest] = state.recipe.work / f"{_stem(target, precision, files)}.onnx"

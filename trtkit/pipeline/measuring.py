@@ -25,7 +25,7 @@ from trtkit.runtime.ort import OrtSession
 from trtkit.runtime.probe import probe_device
 from trtkit.runtime.tuning import thread_counts
 
-__all__ = ["evaluate_step", "measure_step", "speedup_over"]
+__all__ = ["accuracy_of", "evaluate_step", "measure_step", "speedup_over"]
 
 _SECONDS = 1.0
 
@@ -43,7 +43,7 @@ def evaluate_step(state: State, progress: Progress) -> State:
 
         digest = hashlib.sha256(model).digest()
         if digest not in judged:
-            judged[digest] = _accuracy(state, section, model, report)
+            judged[digest] = accuracy_of(state, section, model, report)
         return judged[digest]
 
     reference = judge(model_bytes(state.graph), "fp32")
@@ -89,7 +89,8 @@ def measure_step(state: State, progress: Progress) -> State:
                    notes=tuple(notes))
 
 
-def _accuracy(state: State, section: EvaluateSection, model: bytes, progress: Progress) -> Accuracy:
+def accuracy_of(state: State, section: EvaluateSection, model: bytes, progress: Progress) -> Accuracy:
+    """Return what a model scores on the evaluation data in ONNX Runtime."""
     session = OrtSession(model)
     postprocess = state.recipe.postprocess
     try:

@@ -20,6 +20,7 @@ from trtkit.progress import Progress
 from trtkit.quant.budget.search import WithinBudget, lower_within
 from trtkit.quant.budget.sensitivity import LayerLoss, with_kept
 from trtkit.quant.lower import Lowered, lower
+from trtkit.ranges import CalibrationTable
 from trtkit.recipe import EvaluateSection
 
 __all__ = ["Repairs", "task_of"]
@@ -62,15 +63,16 @@ class Repairs:
             raise AccuracyError(f"{each} has no layers that could be kept in float one by one. Allow more with "
                                 "[evaluate] max_drop, or leave it out")
         before = loss_of(self.judge(each.lowered.simulation, each), self.reference)
-        model = rewrite(self.state.graph, own_passes(self.state.recipe, each.target)).model
+        graph, table = self.state.quantized_from(each.precision)
+        model = rewrite(graph, own_passes(self.state.recipe, each.target)).model
         spec = self.state.recipe.quantize
         kept = self._kept.get(each.lowered.simulation)
         if kept is None:
-            found = self._search(each, model, progress)
+            found = self._search(each, model, table, progress)
             self._kept[each.lowered.simulation] = kept = found.kept
             lowered = found.lowered
         else:
-            lowered = lower(model, each.target, each.precision, table=self.state.table,
+            lowered = lower(model, each.target, each.precision, table=table,
                             spec=with_kept(spec, [layer.name for layer in kept]))
         path = self.state.recipe.work / f"{each.target.name}-{each.precision.value}-repaired.onnx"
         atomic_write(path, lowered.model)
@@ -80,13 +82,14 @@ class Repairs:
                            kept=tuple(layer.name for layer in kept))
         return repaired, _note(each, before, loss_of(accuracy, self.reference), kept)
 
-    def _search(self, each: Candidate, model: onnx.ModelProto, progress: Progress) -> WithinBudget:
+    def _search(self, each: Candidate, model: onnx.ModelProto, table: CalibrationTable | None,
+                progress: Progress) -> WithinBudget:
         def judge(lowered: Lowered) -> Loss:
             return loss_of(self.judge(lowered.simulation, each), self.reference)
 
         state, postprocess = self.state, self.state.recipe.postprocess
         return lower_within(model, each.target, each.precision, judge, self.section.max_drop,
-                            samples=source_of(state, self.section.data, _SAMPLES), table=state.table,
+                            samples=source_of(state, self.section.data, _SAMPLES), table=table,
                             spec=state.recipe.quantize, task=task_of(state),
                             output=postprocess.output if postprocess else None, progress=progress,
                             checkpoint=state.recipe.work / f"{each.target.name}-{each.precision.value}.sensitivity")

@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx
 
+from trtkit.bundle.compression import CompressionRow
 from trtkit.bundle.manifest import BundleManifest
 from trtkit.evaluate.accuracy import Accuracy
 from trtkit.precision import Precision
@@ -18,7 +19,7 @@ from trtkit.recipe import Recipe
 from trtkit.runtime.bench import BenchResult, Paired
 from trtkit.target import Target
 
-__all__ = ["Candidate", "State"]
+__all__ = ["Candidate", "State", "Trained"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,21 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """A model that was trained on integer grids.
+
+    Attributes:
+        model: FP32, with the trained weights.
+        table: Its calibration, with the trained scales.
+        precisions: What it is for; everything else is lowered from the model before.
+    """
+
+    model: onnx.ModelProto
+    table: CalibrationTable | None
+    precisions: tuple[Precision, ...]
+
+
+@dataclass(frozen=True)
 class State:
     """Everything known so far; each step returns a new one.
 
@@ -97,6 +113,8 @@ class State:
         preprocess: What stays on the host.
         reference: Accuracy of the FP32 model in ONNX Runtime.
         table: Of the calibration sweep.
+        trained: On integer grids, where the recipe asks for that.
+        compression: What each step of compression made of the model, the original first.
         candidates: One a target and precision.
         manifest: Of the bundle, once it is written.
         notes: What a person should read, in order.
@@ -107,6 +125,8 @@ class State:
     preprocess: Preprocess | None = None
     reference: Accuracy | None = None
     table: CalibrationTable | None = None
+    trained: Trained | None = None
+    compression: tuple[CompressionRow, ...] = ()
     candidates: tuple[Candidate, ...] = ()
     manifest: BundleManifest | None = None
     notes: tuple[str, ...] = field(default=())
@@ -116,3 +136,9 @@ class State:
         """The FP32 model; a step that needs it comes after the one that makes it."""
         assert self.model is not None
         return self.model
+
+    def quantized_from(self, precision: Precision) -> tuple[onnx.ModelProto, CalibrationTable | None]:
+        """Return the FP32 model that a precision is lowered from, and its calibration."""
+        if self.trained is not None and precision in self.trained.precisions:
+            return self.trained.model, self.trained.table
+        return self.graph, self.table

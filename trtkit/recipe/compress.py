@@ -105,8 +105,8 @@ class DistillStep:
     """Train a student to say what a teacher says.
 
     Attributes:
-        spec: What it learns.
-        train: On what and how.
+        spec: What it learns. With the loss "bce" soft tags, where the recipe says nothing.
+        train: On what and how; its loss is that of true labels, for `spec.hard`.
         teacher: The recipe's own model, uncompressed, when None.
         student: The module that the steps before have made when None, scaled by width and depth.
         width, depth: Factors on the channels and layers of a module that is made from a `config`; the student begins

@@ -37,7 +37,7 @@ _OWN: dict[str, tuple[str, ...]] = {
     "resolution": ("size", "finetune"),
     "qat": ("target", "precision", "scales"),
 }
-"""Keys of each step besides `step`, `train` and those of its specification."""
+"""Keys of each step besides `step`, `train` and those of its specification. DistillSpec.hard_loss is [train] loss."""
 
 _SPECS: dict[str, type] = {"prune": PruneSpec, "distill": DistillSpec}
 
@@ -81,7 +81,7 @@ class _Row:
         self.step: str = row["step"]
         self.what += f" ({self.step})"
         spec = _SPECS.get(self.step)
-        of_spec = tuple(each.name for each in fields(spec)) if spec else ()
+        of_spec = tuple(each.name for each in fields(spec) if each.name != "hard_loss") if spec else ()
         check_keys(row, ("step", "train", *_OWN[self.step], *of_spec), self.what)
         self.spec = {key: value for key, value in row.items() if key in of_spec}
 
@@ -109,7 +109,10 @@ class _Row:
         return FinetuneStep(self._training())
 
     def _distill(self) -> DistillStep:
-        return DistillStep(read_record(DistillSpec, self.spec, self.what), self._training(), self._module("teacher"),
+        train = self._training()
+        told = {"logits", "tags"} & set(self.spec)
+        spec = self.spec if told or train.loss != "bce" else {**self.spec, "logits": 0.0, "tags": 1.0}
+        return DistillStep(read_record(DistillSpec, spec, self.what), train, self._module("teacher"),
                            self._module("student"), self._value(float, "width", 1.0),
                            self._value(float, "depth", 1.0))
 

@@ -22,7 +22,7 @@ from trtkit.bundle.manifest import Postprocess
 from trtkit.errors import SpecError
 from trtkit.precision import NodeSelector, Precision, QuantSpec
 from trtkit.preprocess import Preprocess
-from trtkit.recipe.compress import CompressStep, QatStep, check_order
+from trtkit.recipe.compress import CompressStep, QatStep, ResolutionStep, check_order
 from trtkit.recipe.compress_reading import named_in, read_steps
 from trtkit.recipe.sections import BuildSection, Deployment, EvaluateSection, ModelSection, RewriteSection, Sweep
 from trtkit.records import check_keys, read_record, read_toml, read_value
@@ -83,6 +83,10 @@ class Recipe:
         if in_torch and not self.model.factory:
             raise SpecError(f"[[compress]] {in_torch[0].name} works on a torch module, and [model] is an ONNX file. "
                             "Name what makes the module: [model] factory = 'model.py:net'")
+        resized = any(isinstance(step, ResolutionStep) for step in self.compress)
+        if resized and self.preprocess is not None and self.preprocess.resize == "none":
+            raise SpecError("[[compress]] resolution changes the input's size, and [preprocess] resize is 'none', "
+                            "which takes pictures of one size alone. Choose stretch, crop or letterbox")
         if self.qat is None:
             return
         wanted = {each.target.name: each.precisions for each in self.deployments}

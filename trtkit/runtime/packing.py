@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trtkit.bundle.compression import CompressionRow
 from trtkit.bundle.engine_key import EngineKey
 from trtkit.bundle.manifest import Artifact, ArtifactKind, BundleManifest, Postprocess
 from trtkit.bundle.plan_header import read_plan_header
@@ -48,7 +49,7 @@ class PackOptions:
 
     Attributes:
         name: Of the model; the bundle's file name without suffix when "".
-        preprocess, postprocess, labels, provenance: See BundleManifest.
+        preprocess, postprocess, labels, provenance, compression: See BundleManifest.
         targets: Rows that may be named besides the built-in ones; those in use become part of the bundle.
         os_arch: Operating system and architecture that plans were built on; this machine's when "".
     """
@@ -60,6 +61,7 @@ class PackOptions:
     targets: Mapping[str, Target] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     os_arch: str = ""
+    compression: tuple[CompressionRow, ...] = ()
 
 
 def pack(path: Path, sources: Sequence[Source], options: PackOptions | None = None,
@@ -97,7 +99,7 @@ def pack(path: Path, sources: Sequence[Source], options: PackOptions | None = No
     manifest = BundleManifest(
         name=options.name or path.stem, inputs=inputs, outputs=outputs, artifacts=tuple(artifacts),
         preprocess=options.preprocess, postprocess=options.postprocess, labels=options.labels, targets=tuple(own),
-        provenance=options.provenance)
+        provenance=options.provenance, compression=options.compression)
     return write_bundle(path, manifest, {name: file for file, name in names.items()}, progress)
 
 
