@@ -27,9 +27,10 @@ from trtkit.recipe import (
 from trtkit.tensors import TensorSpec
 
 if TYPE_CHECKING:
+    from trtkit.compress.pruning.spec import Latency
     from trtkit.compress.stage import Stage
 
-__all__ = ["StepRun", "run_step", "sources", "stage_after", "trainings"]
+__all__ = ["StepRun", "latency_of", "run_step", "sources", "stage_after", "trainings"]
 
 
 @dataclass(frozen=True)
@@ -133,19 +134,25 @@ def _prune(step: PruneStep, run: StepRun) -> tuple[Any, str]:
     pruned = prune(stage.load(), example, step.spec, finetune=None if section is None else finetune,
                    loader=stage.loader(step.reads.data) if step.reads else None,
                    step=step_named(step.reads.loss) if step.reads else None,
-                   evaluate=run.score(), latency=_latency(step, example), folder=run.folder / "pruning",
+                   evaluate=run.score(), latency=latency_of(step, stage), folder=run.folder / "pruning",
                    progress=run.progress)
     report = pruned.report
     return pruned.module, " ".join((*((report.stopped,) if report.stopped else ()), *report.notes))
 
 
-def _latency(step: PruneStep, example: Any) -> Any:
+def latency_of(step: PruneStep, stage: Stage) -> Latency | None:
+    """Return what tells the latency of a module for Goal.LATENCY; None for other goals.
+
+    Raises:
+        SpecError: This machine is not the step's target, or its table cannot be read or is another target's.
+    """
     from trtkit.compress.pruning.latency import MeasuredLatency, TableLatency
     from trtkit.compress.pruning.spec import Goal
     from trtkit.runtime.latency_table import LatencyTable
 
     if step.spec.goal is not Goal.LATENCY:
         return None
+    example = {stage.input_name: np.zeros((1, *stage.shape[1:]), np.float32)}
     if step.table is not None:
         return TableLatency(LatencyTable.load(step.table), example, step.target)
     assert step.target is not None

@@ -17,14 +17,14 @@ import onnx
 from trtkit._optional import require
 from trtkit.bundle.compression import CompressionRow
 from trtkit.graph import load_model
-from trtkit.pipeline.compress_steps import StepRun, run_step, sources, stage_after, trainings
+from trtkit.pipeline.compress_steps import StepRun, latency_of, run_step, sources, stage_after, trainings
 from trtkit.pipeline.kept_steps import KeptStep, fingerprint_of, fingerprint_of_model
 from trtkit.pipeline.rows import Measuring, parameters_in
 from trtkit.pipeline.source import export_module
 from trtkit.pipeline.state import State
 from trtkit.preprocess import Preprocess
 from trtkit.progress import Progress
-from trtkit.recipe import CompressStep, QatStep, Recipe
+from trtkit.recipe import CompressStep, PruneStep, QatStep, Recipe
 from trtkit.tensors import parse_shape
 
 if TYPE_CHECKING:
@@ -152,21 +152,26 @@ class _Chain:
         return row
 
     def _check(self, steps: Sequence[CompressStep]) -> None:
-        """Raise TrtkitError when a loader, a loss or a module that a step names is not there; once, before any runs."""
+        """Raise TrtkitError when something that a step names is not there; once, before any runs."""
         if self.checked:
             return
         _check_names(self.recipe)
         for source in (source for step in steps for source in sources(step)):
             replace(self.original, factory=source.factory, weights=source.weights).load()
+        for step in steps:
+            if isinstance(step, PruneStep):
+                latency_of(step, self.original)
         self.original.load()
         self.checked = True
 
 
 def _check_names(recipe: Recipe) -> None:
-    """Raise TrtkitError when a loader or a loss that a step names is not there."""
+    """Raise TrtkitError when a loader, a loss or a device that a step names is not there."""
+    from trtkit.compress.training.batches import device_for
     from trtkit.compress.training.named import step_named
     from trtkit.export.named import find_named
 
     for section in (section for step in recipe.compress for section in trainings(step)):
         with find_named(section.data, "loader"):
             step_named(section.loss)
+        device_for(section.spec.device)

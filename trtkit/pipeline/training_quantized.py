@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from trtkit.bundle.compression import CompressionRow
+from trtkit.compress.pruning.spec import Method
 from trtkit.graph import fingerprint, load_model, rewrite, save_model
 from trtkit.pipeline.compressing import measuring_of, steps_folder
 from trtkit.pipeline.kept_steps import KeptStep, fingerprint_of
@@ -14,7 +15,7 @@ from trtkit.pipeline.source import own_passes
 from trtkit.pipeline.state import State, Trained
 from trtkit.progress import Progress
 from trtkit.ranges import CalibrationTable
-from trtkit.recipe import QatStep, Recipe, ResolutionStep
+from trtkit.recipe import PruneStep, QatStep, Recipe, ResolutionStep
 
 __all__ = ["qat_step"]
 
@@ -60,11 +61,16 @@ def _train(model: Any, table: CalibrationTable, step: QatStep, recipe: Recipe, k
         loader = resized(loader, sizes[-1], channels_last=last)
     done = train_quantized(model, table, step.target, loader, step_named(step.train.loss), precision=step.precision,
                            spec=recipe.quantize, train=step.train.spec, scales=step.scales,
-                           folder=kept.folder / "training", progress=progress)
+                           keep_zeros=_is_sparse(recipe), folder=kept.folder / "training", progress=progress)
     assert done.table is not None  # since one was given
     save_model(done.model, kept.onnx)
     done.table.save(kept.folder / _TABLE)
     kept.finish({"notes": [f"{len(done.fit.history)} steps, scales {step.scales.value}"]})
+
+
+def _is_sparse(recipe: Recipe) -> bool:
+    """Whether a step before sets single weights to zero."""
+    return any(isinstance(each, PruneStep) and each.spec.method is not Method.CHANNELS for each in recipe.compress)
 
 
 def _row(state: State, step: QatStep, kept: KeptStep, name: str, progress: Progress) -> CompressionRow:
