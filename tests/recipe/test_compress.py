@@ -27,6 +27,7 @@ Load = Callable[..., Recipe]
 
 BASE: dict[str, Any] = {
     "output": "m.trtkit", "model": {"factory": "net.py:make", "input": "1x3x8x8"}, "calibrate": {"data": "photos"},
+    "preprocess": {"size": [8, 8]},
     "target": [{"name": "x86-vnni", "precisions": ["int8"]}, {"name": "rtx", "precisions": ["int4", "fp8"]}],
     "train": {"data": "data.py:loader", "loss": "bce", "epochs": 3, "learning_rate": 0.01, "optimizer": "sgd"},
 }
@@ -164,6 +165,8 @@ def test_a_step_may_bring_its_own_data(load: Load, tmp_path: Path) -> None:
     pytest.param([{"step": "prune", "target": "pi5", "precision": "fp16"}], {}, "does not run fp16", id="precision"),
     pytest.param([{"step": "resolution"}], {}, "(resolution) has no 'size'", id="no-size"),
     pytest.param([{"step": "resolution", "size": [0, 4]}], {}, "size is [0, 4]. Give height and width", id="size"),
+    pytest.param([{"step": "resolution", "size": [4, 4]}], {"preprocess": None},
+                 "without [preprocess] the data of [calibrate] and [evaluate] comes in one size alone", id="prepared"),
     pytest.param([{"step": "resolution", "size": [4, 4]}], {"preprocess": {"size": [8, 8], "resize": "none"}},
                  "[preprocess] resize is 'none'", id="resize-none"),
 ])

@@ -84,6 +84,9 @@ class Recipe:
             raise SpecError(f"[[compress]] {in_torch[0].name} works on a torch module, and [model] is an ONNX file. "
                             "Name what makes the module: [model] factory = 'model.py:net'")
         resized = any(isinstance(step, ResolutionStep) for step in self.compress)
+        if resized and self.preprocess is None and (self.calibrate or self.evaluate):
+            raise SpecError("[[compress]] resolution changes the input's size, and without [preprocess] the data of "
+                            "[calibrate] and [evaluate] comes in one size alone. Add: [preprocess] size = [224, 224]")
         if resized and self.preprocess is not None and self.preprocess.resize == "none":
             raise SpecError("[[compress]] resolution changes the input's size, and [preprocess] resize is 'none', "
                             "which takes pictures of one size alone. Choose stretch, crop or letterbox")
