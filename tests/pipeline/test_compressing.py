@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from trtkit.bundle import open_bundle
 from trtkit.errors import ExportError, SpecError, TrainingError
+from trtkit.export import Exporter, ExportOptions
 from trtkit.pipeline import compress, compressing, deploy, rows
 from trtkit.recipe import Recipe
 from trtkit.runtime.bench import Paired
@@ -105,12 +107,19 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _quicken(patch: pytest.MonkeyPatch) -> None:
+    """Let every model be twice as fast as the first one, at once, and export by TorchScript, which takes no second."""
+    twice = Paired(2.0, 1.9, 2.1, 2.0, 1.0, 15)
+    patch.setattr(rows, "paired", lambda *_args, **_more: twice)
+    patch.setattr(rows, "_alone", lambda _model: 4.0)
+    patch.setattr("trtkit.pipeline.measuring.paired", lambda *_args, **_more: twice)
+    patch.setattr("trtkit.pipeline.measuring._SECONDS", 0.1)
+    patch.setattr("trtkit.export.ExportOptions", partial(ExportOptions, exporters=(Exporter.TORCHSCRIPT,)))
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every model is twice as fast as the first one, at once; x86-avx2 is here."""
-    monkeypatch.setattr(rows, "paired", lambda *_args, **_more: Paired(2.0, 1.9, 2.1, 2.0, 1.0, 15))
-    monkeypatch.setattr(rows, "_alone", lambda _model: 4.0)
-    monkeypatch.setattr("trtkit.pipeline.measuring.paired", lambda *_a, **_m: Paired(2.0, 1.9, 2.1, 2.0, 1.0, 15))
+    _quicken(monkeypatch)
 
 
 def _recipe(digits: Path, work: Path, steps: list[dict[str, Any]], **changes: Any) -> Recipe:
@@ -132,9 +141,7 @@ def _spelled(value: Any) -> str:
 def made(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The whole way: pruned, distilled, trained on integer grids, deployed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows, "paired", lambda *_args, **_more: Paired(2.0, 1.9, 2.1, 2.0, 1.0, 15))
-        patch.setattr(rows, "_alone", lambda _model: 4.0)
-        patch.setattr("trtkit.pipeline.measuring.paired", lambda *_a, **_m: Paired(2.0, 1.9, 2.1, 2.0, 1.0, 15))
+        _quicken(patch)
         yield deploy(_recipe(digits, tmp_path_factory.mktemp("made"), [PRUNE, DISTILL, QAT]))
 
 
@@ -262,6 +269,20 @@ def test_a_student_of_its_own_learns_from_the_model(digits: Path, tmp_path: Path
                                                  "train": {"epochs": 8, "loss": "net.py:step"}}], **PLAIN))
     start, student = found.rows
     assert student.parameters < 0.5 * start.parameters
+    assert student.score is not None
+    assert student.score > 0.5
+
+
+def test_a_model_that_was_fine_tuned_first_is_the_teacher(digits: Path, tmp_path: Path) -> None:
+    untrained = {key: value for key, value in SECTIONS["model"].items() if key != "weights"}
+    start, tuned, student = compress(_recipe(
+        digits, tmp_path, [{"step": "finetune", "train": {"epochs": 12}},
+                           {**DISTILL, "student": "net.py:small", "train": {"epochs": 8}}],
+        model=untrained, **PLAIN)).rows
+    assert start.score is not None
+    assert start.score < 0.4
+    assert tuned.score is not None
+    assert tuned.score > 0.7
     assert student.score is not None
     assert student.score > 0.5
 

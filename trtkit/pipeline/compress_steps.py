@@ -39,7 +39,7 @@ class StepRun:
 
     Attributes:
         recipe: See there.
-        original: The recipe's own model.
+        original: The recipe's own model, fine-tuned where that comes first.
         before: The model that the steps before have made.
         after: The model that the step will make; its weights are not there yet.
         folder: For checkpoints and logs.

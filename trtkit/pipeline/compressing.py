@@ -24,7 +24,7 @@ from trtkit.pipeline.source import export_module
 from trtkit.pipeline.state import State
 from trtkit.preprocess import Preprocess
 from trtkit.progress import Progress
-from trtkit.recipe import CompressStep, PruneStep, QatStep, Recipe
+from trtkit.recipe import CompressStep, FinetuneStep, PruneStep, QatStep, Recipe
 from trtkit.tensors import parse_shape
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ class _Chain:
         """Run what is not there yet, and return the state with the last model."""
         kept = KeptStep(steps_folder(self.recipe) / "0-start", fingerprint_of_model(self.recipe))
         done = [self._start(kept, steps)]
+        original = done[0].stage
         notes = list(state.notes)
         for number, step in enumerate(steps, start=1):
             self.progress("Compressing", number - 1, len(steps))
@@ -105,7 +106,9 @@ class _Chain:
             earlier = kept.facts is not None
             if not earlier:
                 self._check(steps)
-            done.append(self._after(step, number, last, done[0].row, kept))
+            done.append(self._after(step, number, last, original, done[0].row, kept))
+            if isinstance(step, FinetuneStep) and original is last.stage:
+                original = done[-1].stage
             said = " ".join((kept.facts or {}).get("notes", ()))
             notes.append(f"{number} {step.name}: {'kept from an earlier run. ' if earlier else ''}{said}")
         self.progress("Compressing", len(steps), len(steps))
@@ -119,12 +122,13 @@ class _Chain:
             self._write(kept, self.original, self.original.load(), "")
         return _Done(self.original, kept, self._row("start", kept, self.original, None))
 
-    def _after(self, step: CompressStep, number: int, last: _Done, first: CompressionRow, kept: KeptStep) -> _Done:
-        after = stage_after(step, last.stage, self.original)
+    def _after(self, step: CompressStep, number: int, last: _Done, original: Stage, first: CompressionRow,
+               kept: KeptStep) -> _Done:
+        after = stage_after(step, last.stage, original)
         if kept.facts is None:
             kept.open()
             logger.info("Compressing: step %d, %s", number, step.name)
-            run = StepRun(self.recipe, self.original, last.stage, after, kept.folder, self.progress)
+            run = StepRun(self.recipe, original, last.stage, after, kept.folder, self.progress)
             module, note = run_step(step, run)
             self._write(kept, after, module, note)
         stage = replace(after, weights=kept.module)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import ClassVar, TypeAlias
 
@@ -107,7 +108,7 @@ class DistillStep:
     Attributes:
         spec: What it learns. With the loss "bce" soft tags, where the recipe says nothing.
         train: On what and how; its loss is that of true labels, for `spec.hard`.
-        teacher: The recipe's own model, uncompressed, when None.
+        teacher: The recipe's own model, uncompressed, when None: as the finetune steps before all others left it.
         student: The module that the steps before have made when None, scaled by width and depth.
         width, depth: Factors on the channels and layers of a module that is made from a `config`; the student begins
             with a selection of its weights.
@@ -193,7 +194,8 @@ def check_order(steps: Sequence[CompressStep]) -> None:
     Raises:
         SpecError: One cannot.
     """
-    sparse, changed = "", ""
+    sparse, changed, smaller = "", "", ""
+    leading = sum(1 for _ in takewhile(lambda each: isinstance(each, FinetuneStep), steps))
     for number, each in enumerate(steps, start=1):
         what = f"[[compress]] {number} ({each.name})"
         if isinstance(each, QatStep) and number < len(steps):
@@ -203,14 +205,16 @@ def check_order(steps: Sequence[CompressStep]) -> None:
             raise SpecError(f"{what} takes channels out after {sparse} set single weights to zero, and would tear "
                             "their pattern. Prune channels first")
         if isinstance(each, DistillStep):
-            if each.is_new and changed:
-                raise SpecError(f"{what} begins with a new student, so what {changed} made would be lost. Leave "
+            lost = changed if each.teacher else smaller
+            if each.is_new and lost:
+                raise SpecError(f"{what} begins with a new student, so what {lost} made would be lost. Leave "
                                 "student, width and depth out to train that, or make this step the first")
-            if not changed and not each.is_new and each.teacher is None:
+            if not smaller and not each.is_new and each.teacher is None:
                 raise SpecError(f"{what} would have the model learn from itself: nothing before it makes it smaller. "
                                 "Name a teacher or a student, or put prune before it")
         if isinstance(each, PruneStep) and each.spec.method is not Method.CHANNELS:
             sparse = f"[[compress]] {number}"
-        changed = f"[[compress]] {number}"
-        if isinstance(each, ResolutionStep) and each.train is None:
-            changed = ""
+        if not isinstance(each, ResolutionStep) or each.train is not None:
+            changed = f"[[compress]] {number}"
+            if number > leading:
+                smaller = changed
