@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -212,3 +213,11 @@ def test_two_four_sparsity_reads_data_where_there_is_some(load: Load) -> None:
     assert isinstance(without, PruneStep)
     assert with_data.spec.method is Method.TWO_FOUR
     assert (with_data.reads is not None, without.reads) == (True, None)
+
+
+def test_the_recipe_in_the_readme_is_one(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    (tmp_path / "recipe.toml").write_text("\n".join(re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)))
+    steps = Recipe.load(tmp_path / "recipe.toml").compress
+    assert [step.name for step in steps] == ["prune", "distill", "qat"]
