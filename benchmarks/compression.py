@@ -42,6 +42,7 @@ from trtkit.build import build_plan
 from trtkit.calib import calibrate, open_data
 from trtkit.compress import (
     DistillSpec,
+    Goal,
     Hint,
     Method,
     PruneSpec,
@@ -70,7 +71,7 @@ TEACHER_WIDTH, STUDENT_WIDTH = 32, 16
 TAUGHT = DistillSpec(logits=0, tags=1, hints=tuple(Hint(stage, stage, 8.0) for stage in "2345"))
 THREADS = 1
 FINE_EPOCHS, LONG_EPOCHS, FINE_RATE = 3, 22, 3e-3
-COMBINATION = "pruned 50%, distilled, QAT"
+COMBINATION = "38% of the parameters pruned, distilled, QAT"
 PARTS = ("students", "pruning", "sparsity", "qat", "combination")
 EXAMPLE = torch.zeros(1, 3, emoji.SIDE, emoji.SIDE)
 
@@ -250,15 +251,16 @@ def students(bench: Bench) -> None:
     bench.add("student distilled", "students", taught)
 
 
-def pruned(bench: Bench, amount: float, steps: int, epochs: int) -> nn.Module:
+def pruned(bench: Bench, amount: float, steps: int, epochs: int, goal: Goal = Goal.MACS) -> nn.Module:
     """Return the teacher pruned in so many steps, taught by the teacher between them, so many epochs in all."""
-    name = f"pruned-{amount}-{steps}-{epochs}"
+    name = f"pruned-{amount}-{goal.value}-{steps}-{epochs}"
 
     def finetune(module: nn.Module, number: int) -> None:
         distill(bench.teacher, module, bench.loader, TAUGHT, train=TrainSpec(epochs // steps, FINE_RATE),
                 folder=bench.cache / f"{name}-training-{number}")
 
-    spec = PruneSpec(amount, steps=steps, round_to=bench.target.channel_multiple(Precision.FP32), tolerance=0.1)
+    multiple = bench.target.channel_multiple(Precision.FP32)
+    spec = PruneSpec(amount, goal=goal, steps=steps, round_to=multiple, tolerance=0.1)
     return prune(bench.teacher, EXAMPLE, spec, finetune=finetune, folder=bench.cache / name).module.eval()
 
 
@@ -341,8 +343,8 @@ def _ptq_and_qat(bench: Bench, name: str, model: onnx.ModelProto, table: Calibra
 
 
 def combination(bench: Bench) -> None:
-    """Half of the MACs pruned, taught by the teacher, then trained on the integer grids of this machine."""
-    module = pruned(bench, 0.5, 1, LONG_EPOCHS)
+    """38 % of the parameters pruned, taught by the teacher, then trained on the integer grids of this machine."""
+    module = pruned(bench, 0.38, 1, 12, Goal.PARAMS)
     model = bench.exported(module)
     made = train_quantized(model, bench.calibrated(model), bench.target, bench.loader, step_for("bce"),
                            precision=Precision.INT8, train=TrainSpec(2, 4e-4), folder=bench.cache / "combination-qat")
