@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ def feed():
 
 def _interrupted(program: Path, arguments: Sequence[str], home: Path) -> tuple[int, str]:
     """Run a command, press Ctrl-C once it has begun to count, and return its status and what it said."""
+    heeds_ctrl_c = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a test run in the background ignores it
     with subprocess.Popen([program, *arguments], cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True) as running:
+                          text=True, preexec_fn=heeds_ctrl_c) as running:
         until = time.monotonic() + 30
         while not (home / "begun").exists() and running.poll() is None and time.monotonic() < until:
             time.sleep(0.02)
