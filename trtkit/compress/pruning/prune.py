@@ -126,5 +126,5 @@ def _distance(spec: PruneSpec, reached: float, stopped: str | None) -> tuple[str
         return ()
     if over < 0:
         return (f"{reached:.1%} is gone, {-over:.1%} less than asked for.",)
-    return (f"{reached:.1%} is gone, {over:.1%} more than asked for: the next smaller cut was not enough. A smaller "
-            "round_to comes closer.",)
+    advice = " A smaller round_to comes closer." if spec.round_to > 1 else ""
+    return (f"{reached:.1%} is gone, {over:.1%} more than asked for: the next smaller cut was not enough.{advice}",)
